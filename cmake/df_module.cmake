@@ -6,6 +6,8 @@
 # concrete backend; LIBS are third-party targets. Beside the sources, found by name:
 #   *_test.cpp   GoogleTest cases, gathered in one ctest called <name>
 #   *_bench.cpp  Google Benchmark cases, gathered in the target <name>_bench (never a test)
+#   *_gpu_test.cpp  cases that need a GPU; all folders' go into one program, gpu_test
+#   *_gpu_bench.cpp the same for gpu_bench (cmake/df_cuda.cmake)
 #   *_fuzz.cpp   fuzz targets: libFuzzer under DF_FUZZ, else a ctest that replays mutated seeds
 # A folder with no source files of its own (headers only) passes no SRCS.
 function(df_module)
@@ -29,6 +31,7 @@ function(df_module)
   target_link_libraries(${target} ${scope} ${dep_targets} ${ARG_LIBS})
 
   file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp)
+  list(FILTER tests EXCLUDE REGEX "_gpu_test\\.cpp$")
   if(tests AND NOT DF_FUZZ)
     add_executable(${ARG_NAME}_test ${tests})
     target_link_libraries(${ARG_NAME}_test ${target} ${test_dep_targets} GTest::gmock
@@ -39,6 +42,7 @@ function(df_module)
   endif()
 
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_bench.cpp)
+  list(FILTER benches EXCLUDE REGEX "_gpu_bench\\.cpp$")
   if(benches AND NOT DF_FUZZ)
     find_package(benchmark REQUIRED)
     add_executable(${ARG_NAME}_bench ${benches})
@@ -60,4 +64,8 @@ function(df_module)
                           RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
     target_link_libraries(${fuzzer} ${target})
   endforeach()
+
+  if(DF_CUDA)
+    df_gpu_sources(${ARG_NAME} "${test_dep_targets}")
+  endif()
 endfunction()

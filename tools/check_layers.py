@@ -14,7 +14,7 @@ from pathlib import Path
 
 SOURCE_SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
-TEST_FILE = re.compile(r"_(test\.cpp|bench\.cpp|testing\.h)$")
+TEST_FILE = re.compile(r"_(test\.(cpp|cu)|bench\.(cpp|cu)|testing\.h)$")
 MODULE = re.compile(r"df_module\((.*?)\)", re.S)
 # Only this header of runtime/engine is visible above it (design: server and coordinator).
 ALLOWED_HEADERS = {"server": {"runtime/engine/inference_service.h"}}
