@@ -1,6 +1,6 @@
 // Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): random
 // numbers as a pure function of (seed, counter), so that a request's draws do not depend on the
-// batch, and CPU and GPU draw the same.
+// batch, and CPU and GPU draw the same. constexpr, so that device code can call it.
 #pragma once
 
 #include <array>
@@ -8,7 +8,7 @@
 
 namespace deepflight {
 
-inline std::array<uint32_t, 4> philox4x32(uint64_t seed, std::array<uint32_t, 4> counter) {
+constexpr std::array<uint32_t, 4> philox4x32(uint64_t seed, std::array<uint32_t, 4> counter) {
   uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * counter[0];
@@ -22,7 +22,7 @@ inline std::array<uint32_t, 4> philox4x32(uint64_t seed, std::array<uint32_t, 4>
 }
 
 // Uniform in [0, 1) with 53 random bits: draw number `index` of the stream `seed`.
-inline double philox_uniform(uint64_t seed, uint32_t index) {
+constexpr double philox_uniform(uint64_t seed, uint32_t index) {
   const auto bits = philox4x32(seed, {index, 0, 0, 0});
   return static_cast<double>((uint64_t{bits[0]} << 21) ^ (bits[1] >> 11)) * 0x1p-53;
 }

@@ -5,27 +5,12 @@
 
 #include <cstdint>
 
+#include "compute/ops/slot_sampling.h"
 #include "tensor/tensor_view.h"
 
 namespace deepflight {
 
 inline constexpr int kKvPageTokens = 64;  // tokens of a KV page
-
-// The sampling settings of one slot, in device memory.
-struct SlotSampling {
-  float temperature;
-  float top_p;
-  float min_p;
-  float repetition_penalty;
-  float presence_penalty;
-  float frequency_penalty;
-  int32_t top_k;         // 0: off
-  int32_t num_logprobs;  // -1: none
-  int32_t num_biases;    // entries of the slot's row in bias_ids and bias_values
-  int32_t num_banned;    // entries of banned_ids that may not come before min_tokens
-  int32_t min_tokens;
-  uint64_t seed;
-};
 
 // Arrays indexed by slot.
 struct StepState {
@@ -41,8 +26,25 @@ struct StepState {
   SlotSampling* sampling = nullptr;  // [num_slots]
 };
 
+// What the host changes in the state before a step's work, in one staging copy: sequences that take
+// a slot, and pages that are added to page table rows. Arrays are flat; SlotDelta says which part
+// of them is a slot's.
+struct StepDeltas {
+  int64_t num_admissions = 0;
+  const SlotDelta* admissions = nullptr;  // [num_admissions]
+  TensorView tokens;                      // I32 [..]
+  TensorView bias_ids;                    // I32 [..]
+  TensorView bias_values;                 // F32 [..]
+  TensorView banned_ids;                  // I32 [..]
+  int64_t num_page_grants = 0;
+  TensorView grant_slots;     // I32 [num_page_grants]
+  TensorView grant_page_idx;  // I32 [num_page_grants]: column of the page table row
+  TensorView grant_pages;     // I32 [num_page_grants]
+};
+
 // The KV pool: one page holds its tokens for all layers, [page][layer][64][token].
-enum class KvFormat : uint8_t { kF32, kBF16 };
+// kF8E4M3 has one scale for the whole pool: stored value = e4m3(value / scale).
+enum class KvFormat : uint8_t { kF32, kBF16, kF8E4M3 };
 
 struct KvPool {
   void* base = nullptr;
@@ -50,7 +52,10 @@ struct KvPool {
   int64_t num_pages = 0;
   int64_t num_layers = 0;
   int64_t token_dim = 0;  // latent + rope elements
-  int64_t element_bytes() const { return format == KvFormat::kF32 ? 4 : 2; }
+  float scale = 1.0f;     // of kF8E4M3
+  int64_t element_bytes() const {
+    return format == KvFormat::kF32 ? 4 : format == KvFormat::kBF16 ? 2 : 1;
+  }
   int64_t token_bytes() const { return token_dim * element_bytes(); }
   int64_t layer_stride_bytes() const { return kKvPageTokens * token_bytes(); }
   int64_t page_stride_bytes() const { return num_layers * layer_stride_bytes(); }
@@ -66,8 +71,12 @@ struct AttentionBatch {
   TensorView slots;          // I32 [num_sequences]: rows of StepState::page_table
 };
 
-// What a step computes on: decode rows first (one token a row), then chunks whose tokens attend in
-// the absorbed form, then chunks that attend in the expanded form.
+// What a step computes on. A token whose slot is negative is padding of a captured decode step: it
+// is computed like any other, from token 0 at position 0 with no KV, writes no KV, samples token 0
+// and changes no state.
+//
+// Decode rows come first (one token a row), then chunks whose tokens attend in the absorbed
+// form, then chunks that attend in the expanded form.
 struct StepInputs {
   int64_t num_decode_rows = 0;
   int64_t num_tokens = 0;

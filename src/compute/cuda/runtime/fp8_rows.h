@@ -1,0 +1,21 @@
+// Rows quantised to e4m3 in 1x128 blocks, as the FP8 products take them. Value (row, k) stands for
+// values[row * value_stride + k] * scales[(k / 128) * scale_stride + row]: the scales lie by block
+// of k, so that one copy fetches a tile's scales. A block of zeros has scale 0. Plain data.
+#pragma once
+
+#include <cstdint>
+
+namespace deepflight {
+
+struct Fp8Rows {
+  uint8_t* values = nullptr;
+  int64_t value_stride = 0;  // elements; a multiple of 16, at least the number of columns
+  float* scales = nullptr;
+  int64_t scale_stride = 0;  // elements; a multiple of 4, at least the number of rows
+
+  static constexpr int64_t value_stride_of(int64_t columns) { return (columns + 15) / 16 * 16; }
+  static constexpr int64_t scale_stride_of(int64_t rows) { return (rows + 3) / 4 * 4; }
+  static constexpr int64_t num_scale_blocks(int64_t columns) { return (columns + 127) / 128; }
+};
+
+}  // namespace deepflight

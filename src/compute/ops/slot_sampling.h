@@ -1,0 +1,41 @@
+// A slot's sampling settings and the delta that admits a sequence to a slot, as they lie in device
+// memory. Plain data, so that device code can include it.
+#pragma once
+
+#include <cstdint>
+
+namespace deepflight {
+
+// The sampling settings of one slot, in device memory.
+struct SlotSampling {
+  float temperature;
+  float top_p;
+  float min_p;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  int32_t top_k;         // 0: off
+  int32_t num_logprobs;  // -1: none
+  int32_t num_biases;    // entries of the slot's row in bias_ids and bias_values
+  int32_t num_banned;    // entries of banned_ids that may not come before min_tokens
+  int32_t min_tokens;
+  uint64_t seed;
+};
+
+// A sequence takes a slot: the slot's rows are reset to what its known tokens say.
+struct SlotDelta {
+  int32_t slot;
+  int32_t kv_len;       // leading tokens whose KV is in pages already
+  int32_t num_outputs;  // known tokens beyond the prompt (replayed after a preemption)
+  // Known tokens, [first_token, first_token + num_tokens) of StepDeltas::tokens: the first
+  // num_prompt_tokens mark prompt_seen, the others count in output_counts. Sent only where a
+  // penalty needs them (num_tokens = 0 otherwise).
+  int32_t first_token;
+  int32_t num_tokens;
+  int32_t num_prompt_tokens;
+  int32_t first_bias;    // of sampling.num_biases in bias_ids and bias_values
+  int32_t first_banned;  // of sampling.num_banned in banned_ids
+  SlotSampling sampling;
+};
+
+}  // namespace deepflight
