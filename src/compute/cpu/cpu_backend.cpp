@@ -1,6 +1,8 @@
 // Memory, weights, step inputs and the dense ops.
 #include "compute/cpu/cpu_backend.h"
 
+#include <unistd.h>
+
 #include <cstring>
 
 #include "compute/cpu/math.h"
@@ -72,6 +74,10 @@ void CpuBackend::fill_zero(void* device, int64_t size_bytes) {
   std::memset(device, 0, static_cast<size_t>(size_bytes));
 }
 
+int64_t CpuBackend::free_memory_bytes() const {
+  return static_cast<int64_t>(::sysconf(_SC_AVPHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
+}
+
 LinearWeight CpuBackend::pack_linear(std::span<const StoredMatrix> parts) {
   const StackedMatrix stack = stack_as_f32(parts);
   return {
@@ -139,31 +145,6 @@ void CpuBackend::for_rows(int64_t num_rows, int64_t row_cost,
   });
 }
 
-void CpuBackend::prepare_step(const StepState& state, const StepInputs& inputs) {
-  const auto* slots = inputs.absorbed.slots.data<int32_t>();
-  for (int64_t row = 0; row < inputs.num_decode_rows; ++row) {
-    const int32_t kv_len = state.kv_lens.data<int32_t>()[slots[row]];
-    inputs.token_ids.data<int32_t>()[row] = state.last_tokens.data<int32_t>()[slots[row]];
-    inputs.positions.data<int32_t>()[row] = kv_len;
-    inputs.absorbed.kv_lens.data<int32_t>()[row] = kv_len + 1;
-  }
-}
-
-void CpuBackend::update_state(const StepState& state, const StepInputs& inputs,
-                              const SampledTokens& sampled) {
-  const auto* slots = inputs.token_slots.data<int32_t>();
-  for (int64_t token = 0; token < inputs.num_tokens; ++token) {
-    state.kv_lens.data<int32_t>()[slots[token]] = inputs.positions.data<int32_t>()[token] + 1;
-  }
-  for (int64_t row = 0; row < inputs.num_sampled_rows; ++row) {
-    const int32_t slot = inputs.sampled_slots.data<int32_t>()[row];
-    const int32_t token = sampled.tokens.data<int32_t>()[row];
-    state.last_tokens.data<int32_t>()[slot] = token;
-    ++state.num_outputs.data<int32_t>()[slot];
-    ++state.output_counts.row<int32_t>(slot)[token];
-  }
-}
-
 void CpuBackend::embed(const TensorView& table, const TensorView& token_ids,
                        const TensorView& out) {
   CHECK(token_ids.dim(0) == out.dim(0) && table.dim(1) == out.dim(1), table.to_string(),
@@ -182,7 +163,8 @@ void CpuBackend::gather_rows(const TensorView& x, const TensorView& row_idx,
 }
 
 void CpuBackend::rms_norm(const TensorView& x, const TensorView& weight, float eps,
-                          const TensorView& out) {
+                          const Rows& rows) {
+  const TensorView& out = rows.values;
   const int64_t width = x.dim(1);
   CHECK(weight.dim(0) == width && out.dim(1) == width && out.dim(0) == x.dim(0), x.to_string(),
         weight.to_string(), out.to_string());
@@ -221,7 +203,8 @@ TensorView CpuBackend::quantize_rows(const TensorView& x) {
   return TensorView::of(quantized_.data(), {num_rows, width});
 }
 
-void CpuBackend::linear(const TensorView& x, const LinearWeight& weight, const TensorView& out) {
+void CpuBackend::linear(const Rows& rows, const LinearWeight& weight, const TensorView& out) {
+  const TensorView& x = rows.values;
   CHECK(
       x.dim(1) == weight.in_features && out.dim(1) == weight.out_features && out.dim(0) == x.dim(0),
       x.to_string(), out.to_string(), weight.out_features, weight.in_features);
@@ -230,7 +213,8 @@ void CpuBackend::linear(const TensorView& x, const LinearWeight& weight, const T
                 out.data<float>(), out.stride(0));
 }
 
-void CpuBackend::swiglu(const TensorView& gate_up, const TensorView& out) {
+void CpuBackend::swiglu(const TensorView& gate_up, const Rows& rows) {
+  const TensorView& out = rows.values;
   const int64_t width = out.dim(1);
   CHECK(gate_up.dim(1) == 2 * width && gate_up.dim(0) == out.dim(0), gate_up.to_string(),
         out.to_string());

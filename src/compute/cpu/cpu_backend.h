@@ -26,8 +26,16 @@ class CpuBackend final : public Backend {
 
   DType activation_dtype() const override { return DType::kF32; }
   Buffer allocate(int64_t size_bytes) override;
+  Buffer allocate_staging(int64_t size_bytes) override { return allocate(size_bytes); }
+  int64_t free_memory_bytes() const override;
   void copy_in(void* device, const void* host, int64_t size_bytes) override;
   void copy_out(void* host, const void* device, int64_t size_bytes) override;
+  void copy_in_async(void* device, const void* staging, int64_t size_bytes) override {
+    copy_in(device, staging, size_bytes);
+  }
+  void copy_out_async(void* staging, const void* device, int64_t size_bytes) override {
+    copy_out(staging, device, size_bytes);
+  }
   void fill_zero(void* device, int64_t size_bytes) override;
   LinearWeight pack_linear(std::span<const StoredMatrix> parts) override;
   GroupedLinearWeight pack_grouped_linear(
@@ -37,18 +45,21 @@ class CpuBackend final : public Backend {
   StepGraph capture(std::function<void()> step) override;
   void launch(const StepGraph& graph) override;
   void attach_thread() override;
+  // Work is done when its op returns.
+  StepEvent record() override { return {}; }
+  void wait(const StepEvent&) override {}
   void synchronize() override {}
 
+  void apply_deltas(const StepState& state, const StepDeltas& deltas) override;
   void prepare_step(const StepState& state, const StepInputs& inputs) override;
   void update_state(const StepState& state, const StepInputs& inputs,
                     const SampledTokens& sampled) override;
 
   void embed(const TensorView& table, const TensorView& token_ids, const TensorView& out) override;
-  void rms_norm(const TensorView& x, const TensorView& weight, float eps,
-                const TensorView& out) override;
+  void rms_norm(const TensorView& x, const TensorView& weight, float eps, const Rows& out) override;
   void add(const TensorView& delta, const TensorView& sum) override;
-  void linear(const TensorView& x, const LinearWeight& weight, const TensorView& out) override;
-  void swiglu(const TensorView& gate_up, const TensorView& out) override;
+  void linear(const Rows& x, const LinearWeight& weight, const TensorView& out) override;
+  void swiglu(const TensorView& gate_up, const Rows& out) override;
   void gather_rows(const TensorView& x, const TensorView& row_idx, const TensorView& out) override;
 
   void rope(const TensorView& q_pe, const TensorView& positions, const RopeTable& table) override;
@@ -66,7 +77,7 @@ class CpuBackend final : public Backend {
                       const TensorView& offsets, const TensorView& out) override;
   void combine_experts(const TensorView& expert_out, const ExpertRows& order,
                        const TensorView& topk_weights, const TensorView& out) override;
-  void moe(const TensorView& x, const MoeWeights& weights, const TensorView& topk_ids,
+  void moe(const Rows& x, const MoeWeights& weights, const TensorView& topk_ids,
            const TensorView& topk_weights, const TensorView& out) override;
 
   void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,

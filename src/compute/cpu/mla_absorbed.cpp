@@ -62,6 +62,10 @@ void attend(const MlaCall& call, int64_t sequence, const cpu::QueryRows& rows) {
   const int64_t dim = call.pool.token_dim;
   const int64_t kv_len = call.batch.kv_lens.data<int32_t>()[sequence];
   const int32_t slot = call.batch.slots.data<int32_t>()[sequence];
+  if (slot < 0) {  // padding
+    std::fill_n(rows.outputs, rows.num_rows * dim, 0.0f);
+    return;
+  }
   const int32_t* pages = call.state.page_table.row<int32_t>(slot);
   rows.reset(dim);
   for (int64_t page = 0; page <= rows.last_position() / kPage; ++page) {

@@ -203,8 +203,9 @@ void CpuBackend::combine_experts(const TensorView& expert_out, const ExpertRows&
 
 // Expert by expert on one thread each, so that a row stays in that core's cache from the first
 // product to the second.
-void CpuBackend::moe(const TensorView& x, const MoeWeights& weights, const TensorView& topk_ids,
+void CpuBackend::moe(const Rows& x_rows, const MoeWeights& weights, const TensorView& topk_ids,
                      const TensorView& topk_weights, const TensorView& out) {
+  const TensorView& x = x_rows.values;
   const int64_t num_rows = topk_ids.num_elements();
   const int64_t topk = topk_ids.dim(1);
   const int64_t num_experts = weights.gate_up.num_groups;
@@ -214,6 +215,19 @@ void CpuBackend::moe(const TensorView& x, const MoeWeights& weights, const Tenso
             out.dim(0) == x.dim(0),
         x.to_string(), out.to_string(), weights.down.in_features);
   auto& scratch = *moe_;
+  if (weights.shared) {
+    const int64_t width = weights.shared->down.in_features;
+    const auto gate_up =
+        TensorView::of(at_least(scratch.gate_up, x.dim(0) * 2 * width), {x.dim(0), 2 * width});
+    const auto activated =
+        TensorView::of(at_least(scratch.activated, x.dim(0) * width), {x.dim(0), width});
+    linear_swiglu(x, weights.shared->gate_up, gate_up, activated);
+    linear(activated, weights.shared->down, out);
+  } else {
+    for (int64_t token = 0; token < out.dim(0); ++token) {
+      std::fill_n(out.row<float>(token), hidden, 0.0f);
+    }
+  }
   const ExpertRows order = {
       TensorView::of(at_least(scratch.offsets, num_experts + 1), {num_experts + 1}),
       TensorView::of(at_least(scratch.rows, num_rows), {num_rows}),

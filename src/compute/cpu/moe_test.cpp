@@ -172,9 +172,18 @@ struct Experts {
       gate_ups.push_back({gate[e].matrix(), up[e].matrix()});
       downs.push_back({down[e].matrix()});
     }
-    weights = {backend.pack_grouped_linear(gate_ups), backend.pack_grouped_linear(downs)};
+    weights = {backend.pack_grouped_linear(gate_ups), backend.pack_grouped_linear(downs), {}};
+    shared_gate_up = random_stored(dtype, 2 * width, hidden, seed++);
+    shared_down = random_stored(dtype, hidden, width, seed++);
+  }
+  // Adds a shared expert.
+  void share(CpuBackend& backend) {
+    const StoredMatrix gate_up = shared_gate_up.matrix(), down = shared_down.matrix();
+    weights.shared =
+        MlpWeights{backend.pack_linear({&gate_up, 1}), backend.pack_linear({&down, 1})};
   }
   std::vector<Stored> gate, up, down;
+  Stored shared_gate_up, shared_down;
   MoeWeights weights;
 };
 
@@ -244,7 +253,7 @@ TEST_P(MoeTest, AgainstALoopOverTokens) {
   for (const MoeCase& c : kMoeCases) {
     SCOPED_TRACE(fmt::format("{} tokens, {} x {}, {} of {} experts", c.num_tokens, c.hidden,
                              c.width, c.topk, c.num_experts));
-    const Experts experts(backend, GetParam(), c.num_experts, c.hidden, c.width, seed++);
+    Experts experts(backend, GetParam(), c.num_experts, c.hidden, c.width, seed++);
     const Matrix x = Matrix::random(c.num_tokens, c.hidden, seed++, 3);
     const Matrix weights = Matrix::random(c.num_tokens, c.topk, seed++);
     std::mt19937 engine(seed++);
@@ -255,8 +264,17 @@ TEST_P(MoeTest, AgainstALoopOverTokens) {
       std::shuffle(all.begin(), all.end(), engine);
       ids.values.insert(ids.values.end(), all.begin(), all.begin() + c.topk);
     }
-    const Matrix before = Matrix::random(c.num_tokens, c.hidden, seed++, 2);
-    Matrix out = before;
+    // What the routed experts are added to: nothing, or the shared expert.
+    Matrix before(c.num_tokens, c.hidden, 2);
+    for (int64_t t = 0; t < c.num_tokens; ++t) std::fill_n(before.row(t), c.hidden, 0.0f);
+    if (c.num_tokens % 2 == 1) {
+      experts.share(backend);
+      const Matrix gate_up(c.num_tokens, 2 * c.width), activated(c.num_tokens, c.width);
+      backend.linear_swiglu(x.view(), experts.weights.shared->gate_up, gate_up.view(),
+                            activated.view());
+      backend.linear(activated.view(), experts.weights.shared->down, before.view());
+    }
+    Matrix out = Matrix::random(c.num_tokens, c.hidden, seed++, 2);
     backend.moe(x.view(), experts.weights, ids.view(c.num_tokens, c.topk), weights.view(),
                 out.view());
     const bool quantizes = GetParam() == DType::kF8E4M3;
@@ -268,7 +286,7 @@ TEST_P(MoeTest, AgainstALoopOverTokens) {
     }
 
     // The chain of unfused ops is the same function, bit for bit.
-    Matrix unfused = before;
+    Matrix unfused = Matrix::random(c.num_tokens, c.hidden, seed++, 2);
     backend.Backend::moe(x.view(), experts.weights, ids.view(c.num_tokens, c.topk), weights.view(),
                          unfused.view());
     EXPECT_EQ(
@@ -279,7 +297,6 @@ TEST_P(MoeTest, AgainstALoopOverTokens) {
     CpuBackend three({.num_threads = 3});
     for (const int64_t t : {int64_t{0}, c.num_tokens / 2, c.num_tokens - 1}) {
       Matrix one(1, c.hidden);
-      std::copy_n(before.row(t), c.hidden, one.row(0));
       const Ints one_ids(std::vector<int32_t>(ids.values.begin() + t * c.topk,
                                               ids.values.begin() + (t + 1) * c.topk));
       three.moe(x.view().slice(0, t, 1), experts.weights, one_ids.view(1, c.topk),

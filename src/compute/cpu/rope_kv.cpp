@@ -35,9 +35,11 @@ void CpuBackend::rope(const TensorView& q_pe, const TensorView& positions, const
 
 void CpuBackend::write_kv(const TensorView& latent, const StepState& state,
                           const StepInputs& inputs, const KvPool& pool, int64_t layer) {
+  CHECK(pool.format != KvFormat::kF8E4M3, "FP8 KV is the GPU's");
   CHECK(latent.dim(1) == pool.token_dim, latent.to_string(), pool.token_dim);
   for (int64_t token = 0; token < inputs.num_tokens; ++token) {
     const int32_t slot = inputs.token_slots.data<int32_t>()[token];
+    if (slot < 0) continue;
     const int32_t position = inputs.positions.data<int32_t>()[token];
     CHECK(position >= 0 && position < state.page_table.dim(1) * kPage, position, slot);
     const int32_t page = state.page_table.row<int32_t>(slot)[position / kPage];

@@ -1,5 +1,6 @@
 // Sampling of one row at a time: log-probabilities, penalties, filters, one Philox draw.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -127,12 +128,21 @@ void CpuBackend::sample(const StepState& state, const StepInputs& inputs, const 
                         const SampledTokens& sampled) {
   const int64_t vocab_size = logits.dim(1);
   CHECK(logits.dim(0) == inputs.num_sampled_rows, logits.to_string(), inputs.num_sampled_rows);
+  std::atomic<int32_t> first_bad_row = std::numeric_limits<int32_t>::max();
   for_rows(inputs.num_sampled_rows, vocab_size * 16, [&](int64_t row) {
     const int32_t slot = inputs.sampled_slots.data<int32_t>()[row];
+    sampled.tokens.data<int32_t>()[row] = 0;
+    if (slot < 0) return;  // padding
     const SlotSampling& params = state.sampling[slot];
     float* values = logits.row<float>(row);
-    // Broken weights. NaN has no order, and sorting what has none is undefined.
-    CHECK(all_finite(values, vocab_size), slot, "logits are not finite");
+    // NaN has no order, and sorting what has none is undefined.
+    if (!all_finite(values, vocab_size)) {
+      int32_t known = first_bad_row;
+      while (row < known &&
+             !first_bad_row.compare_exchange_weak(known, static_cast<int32_t>(row))) {
+      }
+      return;
+    }
     const bool wants_logprobs = params.num_logprobs >= 0;
     double normalizer = 0;
     thread_local std::vector<float> raw;
@@ -156,6 +166,9 @@ void CpuBackend::sample(const StepState& state, const StepInputs& inputs, const 
       sampled.logprobs.data<float>()[row] = static_cast<float>(raw[token] - normalizer);
     }
   });
+  const int32_t bad_row = first_bad_row;
+  sampled.first_bad_row.data<int32_t>()[0] =
+      bad_row == std::numeric_limits<int32_t>::max() ? -1 : bad_row;
 }
 
 }  // namespace deepflight

@@ -53,6 +53,7 @@ struct Slots {
     std::vector<float> logprobs;
     std::vector<int32_t> top_ids;
     Matrix top_logprobs{0, 0};
+    int32_t first_bad_row = -7;
   };
 
   // Row r samples for slot rows[r] from logits row r.
@@ -82,7 +83,7 @@ struct Slots {
                    {kMaxLogprobs, TensorView::of(outcome.tokens.data(), {num_rows}),
                     TensorView::of(outcome.logprobs.data(), {num_rows}),
                     TensorView::of(outcome.top_ids.data(), {num_rows, kMaxLogprobs}),
-                    outcome.top_logprobs.view()});
+                    outcome.top_logprobs.view(), TensorView::of(&outcome.first_bad_row, {1})});
     return outcome;
   }
 
@@ -106,6 +107,16 @@ struct Slots {
   std::vector<uint8_t> seen;
   Matrix bias_values;
 };
+
+TEST(Sampling, PaddingRowsGiveTokenZero) {
+  Slots slots(1, 100);
+  Matrix logits = Matrix::random(2, 100, 21);
+  logits.at(0, 3) = 50.0f;
+  logits.at(1, 7) = kPoison;  // nobody looks at a padding row
+  const auto outcome = slots.run({0, -1}, logits);
+  EXPECT_EQ(outcome.tokens, (std::vector<int32_t>{3, 0}));
+  EXPECT_EQ(outcome.first_bad_row, -1);
+}
 
 // --- greedy and temperature
 
@@ -435,15 +446,20 @@ TEST(Sampling, SeedAndCounterChangeTheDraw) {
   EXPECT_LT(num_equal, 10);
 }
 
-// Broken weights fail the step instead of sorting what has no order.
-TEST(Sampling, RefusesLogitsThatAreNotFinite) {
+// Broken weights are told instead of sorting what has no order; other rows are sampled.
+TEST(Sampling, TellsLogitsThatAreNotFinite) {
   for (const float bad : {kPoison, INFINITY, -INFINITY}) {
     for (const float temperature : {0.0f, 1.0f}) {
-      Slots slots(1, 100);
-      slots.sampling[0].temperature = temperature;
-      Matrix logits = Matrix::random(1, 100, 20);
-      logits.at(0, 77) = bad;
-      EXPECT_THROW(slots.run({0}, logits), CheckFailure) << bad;
+      Slots slots(4, 100);
+      for (auto& sampling : slots.sampling) sampling.temperature = temperature;
+      Matrix logits = Matrix::random(4, 100, 20);
+      const auto want = slots.run({0, 1, 2, 3}, logits);
+      EXPECT_EQ(want.first_bad_row, -1);
+      logits.at(1, 77) = bad;
+      logits.at(3, 5) = bad;
+      const auto got = slots.run({0, 1, 2, 3}, logits, 3);
+      EXPECT_EQ(got.first_bad_row, 1) << bad;
+      EXPECT_EQ(got.tokens, (std::vector<int32_t>{want.tokens[0], 0, want.tokens[2], 0}));
     }
   }
 }

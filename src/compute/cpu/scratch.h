@@ -32,7 +32,9 @@ struct CpuBackend::MoeScratch {
   std::vector<int32_t> offsets;  // of ExpertRows
   std::vector<int32_t> rows;
   std::vector<int32_t> positions;
-  std::vector<float> outputs;  // [num_tokens * topk, hidden], in ExpertRows' order
+  std::vector<float> outputs;    // [num_tokens * topk, hidden], in ExpertRows' order
+  std::vector<float> gate_up;    // of the shared expert
+  std::vector<float> activated;  // of the shared expert
 };
 
 }  // namespace deepflight

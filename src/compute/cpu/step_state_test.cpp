@@ -65,5 +65,100 @@ TEST(UpdateState, LengthsTokensAndCounts) {
   EXPECT_EQ(counts.values, want);
 }
 
+// Padding rows of a captured decode step: computed at position 0, and nothing of them stays.
+TEST(StepState, PaddingRowsChangeNothing) {
+  CpuBackend backend({.num_threads = 1});
+  const Ints last_tokens{10, 11}, kv_lens{5, 64}, num_outputs{3, 0},
+      counts(std::vector<int32_t>(12));
+  StepState state;
+  state.last_tokens = last_tokens.view();
+  state.kv_lens = kv_lens.view();
+  state.num_outputs = num_outputs.view();
+  state.output_counts = counts.view(2, 6);
+  const Ints slots{1, -1}, sampled_tokens{4, 0};
+  const Ints token_ids{-9, -9}, positions{-9, -9}, batch_kv_lens{-9, -9};
+  StepInputs inputs;
+  inputs.num_decode_rows = 2;
+  inputs.num_tokens = 2;
+  inputs.token_ids = token_ids.view();
+  inputs.positions = positions.view();
+  inputs.token_slots = slots.view();
+  inputs.absorbed.slots = slots.view();
+  inputs.absorbed.kv_lens = batch_kv_lens.view();
+  inputs.num_sampled_rows = 2;
+  inputs.sampled_slots = slots.view();
+  backend.prepare_step(state, inputs);
+  EXPECT_EQ(token_ids.values, (std::vector<int32_t>{11, 0}));
+  EXPECT_EQ(positions.values, (std::vector<int32_t>{64, 0}));
+  EXPECT_EQ(batch_kv_lens.values, (std::vector<int32_t>{65, 0}));
+  SampledTokens sampled;
+  sampled.tokens = sampled_tokens.view();
+  backend.update_state(state, inputs, sampled);
+  EXPECT_EQ(kv_lens.values, (std::vector<int32_t>{5, 65}));
+  EXPECT_EQ(last_tokens.values, (std::vector<int32_t>{10, 4}));
+  EXPECT_EQ(num_outputs.values, (std::vector<int32_t>{3, 1}));
+}
+
+// An admitted slot holds what its delta says and nothing of the sequence before it.
+TEST(StepState, DeltasResetASlotAndExtendPageTables) {
+  CpuBackend backend({.num_threads = 1});
+  const Ints kv_lens{5, 6, 7}, num_outputs{1, 2, 3}, counts(std::vector<int32_t>(3 * 6, 9));
+  const Ints page_table(std::vector<int32_t>(3 * 4, -1)), bias_ids(std::vector<int32_t>(3 * 2, -1)),
+      banned_ids(std::vector<int32_t>(3 * 2, -1));
+  std::vector<uint8_t> seen(3 * 6, 1);
+  std::vector<float> bias_values(3 * 2, -1.0f);
+  std::vector<SlotSampling> sampling(3);
+  StepState state;
+  state.kv_lens = kv_lens.view();
+  state.num_outputs = num_outputs.view();
+  state.page_table = page_table.view(3, 4);
+  state.output_counts = counts.view(3, 6);
+  state.prompt_seen = TensorView::of(seen.data(), {3, 6});
+  state.bias_ids = bias_ids.view(3, 2);
+  state.bias_values = TensorView::of(bias_values.data(), {3, 2});
+  state.banned_ids = banned_ids.view(3, 2);
+  state.sampling = sampling.data();
+
+  SlotDelta delta{};
+  delta.slot = 1;
+  delta.kv_len = 2;
+  delta.num_outputs = 2;
+  delta.first_token = 1;
+  delta.num_tokens = 4;
+  delta.num_prompt_tokens = 2;
+  delta.first_bias = 1;
+  delta.first_banned = 2;
+  delta.sampling.num_biases = 2;
+  delta.sampling.num_banned = 1;
+  delta.sampling.seed = 77;
+  const Ints tokens{0, 3, 5, 4, 4}, all_bias_ids{0, 2, 3}, all_banned{0, 0, 5};
+  std::vector<float> all_bias_values{0.0f, 0.5f, 1.5f};
+  const Ints grant_slots{2, 1, 1}, grant_idx{3, 0, 1}, grant_pages{40, 41, 42};
+  StepDeltas deltas;
+  deltas.num_admissions = 1;
+  deltas.admissions = &delta;
+  deltas.tokens = tokens.view();
+  deltas.bias_ids = all_bias_ids.view();
+  deltas.bias_values = TensorView::of(all_bias_values.data(), {3});
+  deltas.banned_ids = all_banned.view();
+  deltas.num_page_grants = 3;
+  deltas.grant_slots = grant_slots.view();
+  deltas.grant_page_idx = grant_idx.view();
+  deltas.grant_pages = grant_pages.view();
+  backend.apply_deltas(state, deltas);
+
+  EXPECT_EQ(kv_lens.values, (std::vector<int32_t>{5, 2, 7}));
+  EXPECT_EQ(num_outputs.values, (std::vector<int32_t>{1, 2, 3}));
+  EXPECT_EQ(counts.values,
+            (std::vector<int32_t>{9, 9, 9, 9, 9, 9, 0, 0, 0, 0, 2, 0, 9, 9, 9, 9, 9, 9}));
+  EXPECT_EQ(seen, (std::vector<uint8_t>{1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(bias_ids.values, (std::vector<int32_t>{-1, -1, 2, 3, -1, -1}));
+  EXPECT_EQ(bias_values, (std::vector<float>{-1, -1, 0.5f, 1.5f, -1, -1}));
+  EXPECT_EQ(banned_ids.values, (std::vector<int32_t>{-1, -1, 5, -1, -1, -1}));
+  EXPECT_EQ(page_table.values,
+            (std::vector<int32_t>{-1, -1, -1, -1, 41, 42, -1, -1, -1, -1, -1, 40}));
+  EXPECT_EQ(sampling[1].seed, 77u);
+}
+
 }  // namespace
 }  // namespace deepflight

@@ -37,6 +37,36 @@ struct RoutingParams {
   float scaling_factor = 1.0f;
 };
 
+// Activations that products read. Where the backend quantizes_rows(), the workspace may carry the
+// same rows in e4m3 (1x128 blocks) beside them: an op that writes `values` then writes `fp8` and
+// `fp8_scales` too, and an FP8 product reads those. Empty otherwise: the product rounds by itself.
+struct Rows {
+  Rows() = default;
+  Rows(const TensorView& values) : values(values) {}  // NOLINT: rows without an FP8 form
+
+  TensorView values;      // [num_rows, features], activation dtype
+  TensorView fp8;         // F8E4M3 [num_rows, features]
+  TensorView fp8_scales;  // F32 [ceil(features / 128), rows rounded up to 4]: by block, then row
+
+  int64_t dim(int i) const { return values.dim(i); }
+  Rows first_rows(int64_t num_rows) const {
+    Rows rows = values.first_rows(num_rows);
+    if (fp8) {
+      rows.fp8 = fp8.first_rows(num_rows);
+      rows.fp8_scales = fp8_scales;
+    }
+    return rows;
+  }
+  Rows first_columns(int64_t num_columns) const {
+    Rows rows = values.slice(1, 0, num_columns);
+    if (fp8) {
+      rows.fp8 = fp8.slice(1, 0, num_columns);
+      rows.fp8_scales = fp8_scales;
+    }
+    return rows;
+  }
+};
+
 // Rotary embedding of the last rope_dim elements: theta_i per pair and a factor on cos and sin.
 struct RopeTable {
   TensorView cos_sin;       // F32 [max_positions, rope_dim]: cos of each pair, then sin of each
@@ -62,13 +92,13 @@ struct ExpertRows {
   TensorView positions;  // I32 [num_tokens * topk]: the row of each token * topk + k
 };
 
-struct MoeWeights {
-  GroupedLinearWeight gate_up;  // [experts][2 * intermediate, hidden], gate rows first
-  GroupedLinearWeight down;     // [experts][hidden, intermediate]
-};
-
 // A captured step: run it again with launch(). On the CPU it is a closure.
 struct StepGraph {
+  std::shared_ptr<void> impl;
+};
+
+// A point in the order of issued work. Empty: work that is done.
+struct StepEvent {
   std::shared_ptr<void> impl;
 };
 
@@ -78,9 +108,18 @@ class Backend {
 
   // --- memory and weights
   virtual DType activation_dtype() const = 0;
+  // Whether FP8 products gain from Rows that carry their FP8 form.
+  virtual bool quantizes_rows() const { return false; }
   virtual Buffer allocate(int64_t size_bytes) = 0;
+  // Host memory that the asynchronous copies may use.
+  virtual Buffer allocate_staging(int64_t size_bytes) = 0;
+  // Bytes that allocate() can still give.
+  virtual int64_t free_memory_bytes() const = 0;
   virtual void copy_in(void* device, const void* host, int64_t size_bytes) = 0;
   virtual void copy_out(void* host, const void* device, int64_t size_bytes) = 0;
+  // In the order of the ops. The staging memory must stay as it is until the copy is done.
+  virtual void copy_in_async(void* device, const void* staging, int64_t size_bytes) = 0;
+  virtual void copy_out_async(void* staging, const void* device, int64_t size_bytes) = 0;
   virtual void fill_zero(void* device, int64_t size_bytes) = 0;
   // The rows of `parts` one under the other, as one product.
   virtual LinearWeight pack_linear(std::span<const StoredMatrix> parts) = 0;
@@ -90,19 +129,26 @@ class Backend {
   // kv_b: [num_heads * (nope + v), latent], per head its nope rows, then its v rows.
   virtual KvUpWeight pack_kv_up(const StoredMatrix& kv_b, int64_t num_heads, int64_t nope_dim) = 0;
 
-  // --- capture
+  // --- capture and order
   // Records the ops that `step` issues. The arguments of those ops must stay alive and in place.
   virtual StepGraph capture(std::function<void()> step) = 0;
   virtual void launch(const StepGraph& graph) = 0;
   // Must run once on each thread that will issue ops.
   virtual void attach_thread() = 0;
+  // After all work issued so far.
+  virtual StepEvent record() = 0;
+  // Waits for it; from any thread.
+  virtual void wait(const StepEvent& event) = 0;
   // Waits until all work issued so far is done.
   virtual void synchronize() = 0;
 
   // --- step inputs and state
+  // Resets the rows of admitted slots (zero, then what the delta says) and extends page tables.
+  virtual void apply_deltas(const StepState& state, const StepDeltas& deltas) = 0;
   // Derives token ids and positions of decode rows from the state: token_ids[r] =
   // last_tokens[slot], positions[r] = kv_lens[slot], absorbed.kv_lens[r] = kv_lens[slot] + 1 for
-  // r < num_decode_rows. Chunk entries are already filled by the host.
+  // r < num_decode_rows (0, 0 and 0 in padding rows). Chunk entries are already filled by the host.
+  // Also derives what the attention ops need from the lengths alone, once a step.
   virtual void prepare_step(const StepState& state, const StepInputs& inputs) = 0;
   // After sampling: adds the step's tokens to kv_lens, stores sampled tokens as last_tokens and
   // counts them in num_outputs and output_counts.
@@ -115,21 +161,21 @@ class Backend {
                      const TensorView& out) = 0;
   // out = x / sqrt(mean(x^2) + eps) * weight, per row. out may be x.
   virtual void rms_norm(const TensorView& x, const TensorView& weight, float eps,
-                        const TensorView& out) = 0;
+                        const Rows& out) = 0;
   virtual void add(const TensorView& delta, const TensorView& sum) = 0;  // sum += delta
   // residual += delta; out = rms_norm(residual).
   virtual void add_rms_norm(const TensorView& delta, const TensorView& residual,
-                            const TensorView& weight, float eps, const TensorView& out);
+                            const TensorView& weight, float eps, const Rows& out);
   // Two norms of the same rows in one kernel (MLA's q and kv latents), in place.
-  virtual void rms_norm_pair(const TensorView& a, const TensorView& a_weight, const TensorView& b,
+  virtual void rms_norm_pair(const Rows& a, const TensorView& a_weight, const TensorView& b,
                              const TensorView& b_weight, float eps);
   // out = x * weight^T. out: [num_tokens, out_features], F32 or activation dtype.
-  virtual void linear(const TensorView& x, const LinearWeight& weight, const TensorView& out) = 0;
+  virtual void linear(const Rows& x, const LinearWeight& weight, const TensorView& out) = 0;
   // out = silu(gate) * up, gate_up: [num_tokens, 2 * width].
-  virtual void swiglu(const TensorView& gate_up, const TensorView& out) = 0;
+  virtual void swiglu(const TensorView& gate_up, const Rows& out) = 0;
   // out = swiglu(x * gate_up^T).
-  virtual void linear_swiglu(const TensorView& x, const LinearWeight& gate_up,
-                             const TensorView& scratch, const TensorView& out);
+  virtual void linear_swiglu(const Rows& x, const LinearWeight& gate_up, const TensorView& scratch,
+                             const Rows& out);
   // out[r] = x[row_idx[r]].
   virtual void gather_rows(const TensorView& x, const TensorView& row_idx,
                            const TensorView& out) = 0;
@@ -173,16 +219,18 @@ class Backend {
   // out[t] += sum_k topk_weights[t, k] * expert_out[where (t, k) lies], in order k = 0, 1, ...
   virtual void combine_experts(const TensorView& expert_out, const ExpertRows& order,
                                const TensorView& topk_weights, const TensorView& out) = 0;
-  // out += sum_k topk_weights[k] * down(swiglu(gate_up(x))) over the token's experts. The default
-  // chains the five ops above through buffers that it allocates: a definition, not a fast path.
-  virtual void moe(const TensorView& x, const MoeWeights& weights, const TensorView& topk_ids,
+  // out = shared(x) + sum_k topk_weights[k] * down(swiglu(gate_up(x))) over the token's experts.
+  // The default chains the ops above through buffers that it allocates: a definition, not a fast
+  // path.
+  virtual void moe(const Rows& x, const MoeWeights& weights, const TensorView& topk_ids,
                    const TensorView& topk_weights, const TensorView& out);
 
   // --- sampling
   // For each row of logits (F32 [num_rows, vocab_size], changed in place): log-probabilities where
   // the slot asks for them, from the logits as given; then penalties, biases and bans; then the
   // arg max (temperature 0) or a draw from the top-k, top-p and min-p filtered distribution with
-  // the uniform number philox(seed, num_outputs): the same whatever the batch.
+  // the uniform number philox(seed, num_outputs): the same whatever the batch. Logits that are not
+  // finite (broken weights) give token 0 and are told in sampled.first_bad_row.
   virtual void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
                       const SampledTokens& sampled) = 0;
 };

@@ -69,6 +69,9 @@ struct AttentionBatch {
   TensorView query_offsets;  // I32 [num_sequences + 1]
   TensorView kv_lens;        // I32 [num_sequences], this step's tokens included
   TensorView slots;          // I32 [num_sequences]: rows of StepState::page_table
+  // The same numbers on the host, where it knows them: always in StepInputs::expanded.
+  const int32_t* host_query_offsets = nullptr;
+  const int32_t* host_kv_lens = nullptr;
 };
 
 // What a step computes on. A token whose slot is negative is padding of a captured decode step: it
@@ -94,10 +97,11 @@ struct StepInputs {
 // Where sampling writes. Logprob arrays are filled for slots that ask for them.
 struct SampledTokens {
   int64_t max_logprobs = 0;
-  TensorView tokens;        // I32 [num_rows]
-  TensorView logprobs;      // F32 [num_rows]: of the sampled token, before temperature
-  TensorView top_ids;       // I32 [num_rows, max_logprobs]
-  TensorView top_logprobs;  // F32 [num_rows, max_logprobs]
+  TensorView tokens;         // I32 [num_rows]
+  TensorView logprobs;       // F32 [num_rows]: of the sampled token, before temperature
+  TensorView top_ids;        // I32 [num_rows, max_logprobs]
+  TensorView top_logprobs;   // F32 [num_rows, max_logprobs]
+  TensorView first_bad_row;  // I32 [1]: -1, or a row whose logits were not finite
 };
 
 }  // namespace deepflight

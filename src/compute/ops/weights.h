@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "tensor/tensor_view.h"
 
@@ -24,13 +25,26 @@ struct LinearWeight {
   std::shared_ptr<const void> packed;
 };
 
-// The same for num_groups matrices of one shape (the experts of a layer).
+// A gated MLP: down(silu(gate) * up).
+struct MlpWeights {
+  LinearWeight gate_up;  // [2 * intermediate, hidden], gate rows first
+  LinearWeight down;     // [hidden, intermediate]
+};
+
+// A LinearWeight for each of num_groups matrices of one shape (the experts of a layer).
 struct GroupedLinearWeight {
   int64_t num_groups = 0;
   int64_t out_features = 0;
   int64_t in_features = 0;
   bool fp8 = false;
   std::shared_ptr<const void> packed;
+};
+
+// The experts of a layer, and the shared one if there is one.
+struct MoeWeights {
+  GroupedLinearWeight gate_up;  // [experts][2 * intermediate, hidden], gate rows first
+  GroupedLinearWeight down;     // [experts][hidden, intermediate]
+  std::optional<MlpWeights> shared;
 };
 
 // kv_b_proj in the two forms that MLA uses: per head h, W_UK[h] [nope, latent] and

@@ -33,32 +33,53 @@ RoutingParams routing_params(const DeepseekConfig& config) {
 
 int64_t q_dim(const DeepseekConfig& config) { return config.num_heads * config.qk_head_dim(); }
 
-int64_t widest_intermediate(const DeepseekConfig& config) {
+int64_t dense_intermediate(const DeepseekConfig& config) {
   const bool has_moe = config.num_routed_experts > 0;
   const bool has_dense = !has_moe || config.first_dense_layers > 0 || config.moe_layer_freq > 1;
-  return std::max(has_dense ? config.intermediate_size : 0,
-                  has_moe ? config.shared_intermediate_size() : 0);
+  return has_dense ? config.intermediate_size : 0;
 }
 
 void carve(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled_rows,
-           DType activation, Carver& carver, DecoderWorkspace* workspace) {
+           const Backend& backend, Carver& carver, DecoderWorkspace* workspace) {
+  const DType activation = backend.activation_dtype();
+  const bool with_fp8 =
+      backend.quantizes_rows() && config.quantization == WeightQuantization::kFp8Block128;
   const bool has_q_lora = config.q_lora_rank > 0;
   const int64_t q_a_dim = has_q_lora ? config.q_lora_rank : q_dim(config);
-  const int64_t intermediate = widest_intermediate(config);
+  const int64_t intermediate = dense_intermediate(config);
   const auto take = [&](TensorView DecoderWorkspace::*view, DType dtype, int64_t rows,
                         int64_t columns) {
     const TensorView taken = carver.take(dtype, {rows, columns});
     if (workspace != nullptr) workspace->*view = taken;
   };
+  // The FP8 form of rows: 16-byte rows of values, scales by 1x128 block.
+  const auto take_fp8 = [&](Rows DecoderWorkspace::*rows, int64_t columns) {
+    if (!with_fp8) return;
+    const TensorView fp8 = carver.take(DType::kF8E4M3, {max_tokens, (columns + 15) / 16 * 16});
+    const TensorView scales =
+        carver.take(DType::kF32, {(columns + 127) / 128, (max_tokens + 3) / 4 * 4});
+    if (workspace == nullptr || columns == 0) return;
+    (workspace->*rows).fp8 = fp8.slice(1, 0, columns);
+    (workspace->*rows).fp8_scales = scales;
+  };
+  const auto take_rows = [&](Rows DecoderWorkspace::*rows, int64_t columns) {
+    const TensorView values = carver.take(activation, {max_tokens, columns});
+    if (workspace != nullptr) (workspace->*rows).values = values;
+    take_fp8(rows, columns);
+  };
   using W = DecoderWorkspace;
   take(&W::residual, activation, max_tokens, config.hidden_size);
-  take(&W::normed, activation, max_tokens, config.hidden_size);
+  take_rows(&W::normed, config.hidden_size);
   take(&W::delta, activation, max_tokens, config.hidden_size);
   take(&W::qkv_a, activation, max_tokens, q_a_dim + config.kv_token_dim());
+  if (has_q_lora && workspace != nullptr) {
+    workspace->q_a.values = workspace->qkv_a.slice(1, 0, config.q_lora_rank);
+  }
+  take_fp8(&W::q_a, has_q_lora ? config.q_lora_rank : 0);
   take(&W::q, activation, max_tokens, has_q_lora ? q_dim(config) : 0);
   take(&W::attention, activation, max_tokens, config.num_heads * config.v_head_dim);
   take(&W::gate_up, activation, max_tokens, 2 * intermediate);
-  take(&W::activated, activation, max_tokens, intermediate);
+  take_rows(&W::activated, intermediate);
   take(&W::router_logits, DType::kF32, max_tokens, config.num_routed_experts);
   take(&W::topk_ids, DType::kI32, max_tokens, config.num_experts_per_token);
   take(&W::topk_weights, DType::kF32, max_tokens, config.num_experts_per_token);
@@ -70,16 +91,15 @@ void carve(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled
 
 DecoderWorkspace::DecoderWorkspace(const DeepseekConfig& config, int64_t max_tokens,
                                    int64_t max_sampled_rows, Backend& backend)
-    : memory(backend.allocate(
-          size_bytes(config, max_tokens, max_sampled_rows, backend.activation_dtype()))) {
+    : memory(backend.allocate(size_bytes(config, max_tokens, max_sampled_rows, backend))) {
   Carver carver(memory.data());
-  carve(config, max_tokens, max_sampled_rows, backend.activation_dtype(), carver, this);
+  carve(config, max_tokens, max_sampled_rows, backend, carver, this);
 }
 
 int64_t DecoderWorkspace::size_bytes(const DeepseekConfig& config, int64_t max_tokens,
-                                     int64_t max_sampled_rows, DType activation_dtype) {
+                                     int64_t max_sampled_rows, const Backend& backend) {
   Carver carver(nullptr);
-  carve(config, max_tokens, max_sampled_rows, activation_dtype, carver, nullptr);
+  carve(config, max_tokens, max_sampled_rows, backend, carver, nullptr);
   return carver.used_bytes();
 }
 
@@ -97,7 +117,7 @@ TensorView Decoder::forward(const StepState& state, const StepInputs& inputs, co
   CHECK(num_tokens > 0 && num_tokens <= workspace_.residual.dim(0), num_tokens);
   CHECK(inputs.num_sampled_rows <= workspace_.sampled.dim(0), inputs.num_sampled_rows);
   const TensorView residual = workspace_.residual.first_rows(num_tokens);
-  const TensorView normed = workspace_.normed.first_rows(num_tokens);
+  const Rows normed = workspace_.normed.first_rows(num_tokens);
   const TensorView delta = workspace_.delta.first_rows(num_tokens);
   const float eps = config_.rms_norm_eps;
 
@@ -137,18 +157,19 @@ void Decoder::attention(int64_t layer, const StepState& state, const StepInputs&
   const int64_t num_absorbed = inputs.num_absorbed_tokens;
   const TensorView qkv_a = workspace_.qkv_a.first_rows(num_tokens);
   const int64_t q_a_dim = qkv_a.dim(1) - config_.kv_token_dim();
-  const TensorView q_a = qkv_a.slice(1, 0, q_a_dim);
   const TensorView latent = qkv_a.slice(1, q_a_dim, config_.kv_token_dim());  // [kv_lora | rope]
   const TensorView kv_a = latent.slice(1, 0, config_.kv_lora_rank);
   const float eps = config_.latent_norm_eps;
 
   backend_.linear(workspace_.normed.first_rows(num_tokens), weights.qkv_a, qkv_a);
-  TensorView q_flat = q_a;
+  TensorView q_flat;
   if (config_.q_lora_rank > 0) {
+    const Rows q_a = workspace_.q_a.first_rows(num_tokens);
     backend_.rms_norm_pair(q_a, weights.q_a_norm, kv_a, weights.kv_a_norm, eps);
     q_flat = workspace_.q.first_rows(num_tokens);
     backend_.linear(q_a, weights.q_b, q_flat);
   } else {
+    q_flat = qkv_a.slice(1, 0, q_a_dim);
     backend_.rms_norm(kv_a, weights.kv_a_norm, eps, kv_a);
   }
   const TensorView q = q_flat.split_last(config_.num_heads, config_.qk_head_dim());
@@ -168,24 +189,19 @@ void Decoder::attention(int64_t layer, const StepState& state, const StepInputs&
   backend_.linear(out, weights.o, workspace_.delta.first_rows(num_tokens));
 }
 
-void Decoder::mlp(const MlpWeights& weights, const TensorView& x, const TensorView& out) {
+void Decoder::mlp(const MlpWeights& weights, const Rows& x, const TensorView& out) {
   const int64_t intermediate = weights.down.in_features;
   const TensorView gate_up = workspace_.gate_up.first_rows(x.dim(0)).slice(1, 0, 2 * intermediate);
-  const TensorView activated = workspace_.activated.first_rows(x.dim(0)).slice(1, 0, intermediate);
+  const Rows activated = workspace_.activated.first_rows(x.dim(0)).first_columns(intermediate);
   backend_.linear_swiglu(x, weights.gate_up, gate_up, activated);
   backend_.linear(activated, weights.down, out);
 }
 
-void Decoder::moe(const MoeLayerWeights& weights, const TensorView& x, const TensorView& out) {
+void Decoder::moe(const MoeLayerWeights& weights, const Rows& x, const TensorView& out) {
   const int64_t num_tokens = x.dim(0);
   const TensorView logits = workspace_.router_logits.first_rows(num_tokens);
   const TensorView topk_ids = workspace_.topk_ids.first_rows(num_tokens);
   const TensorView topk_weights = workspace_.topk_weights.first_rows(num_tokens);
-  if (weights.shared) {
-    mlp(*weights.shared, x, out);
-  } else {
-    backend_.fill_zero(out.raw(), out.num_elements() * dtype_bytes(out.dtype()));
-  }
   backend_.linear(x, weights.router, logits);
   backend_.route_experts(logits, weights.router_bias, routing_, topk_ids, topk_weights);
   backend_.moe(x, weights.experts, topk_ids, topk_weights, out);

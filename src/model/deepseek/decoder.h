@@ -19,16 +19,17 @@ struct DecoderWorkspace {
   DecoderWorkspace(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled_rows,
                    Backend& backend);
   static int64_t size_bytes(const DeepseekConfig& config, int64_t max_tokens,
-                            int64_t max_sampled_rows, DType activation_dtype);
+                            int64_t max_sampled_rows, const Backend& backend);
 
   TensorView residual;       // [max_tokens, hidden]
-  TensorView normed;         // [max_tokens, hidden]
+  Rows normed;               // [max_tokens, hidden]
   TensorView delta;          // [max_tokens, hidden]: a block's output, added to residual next
   TensorView qkv_a;          // [max_tokens, q + kv_lora + rope]
+  Rows q_a;                  // [max_tokens, q_lora]; its values are columns of qkv_a
   TensorView q;              // [max_tokens, heads * qk_head]; only with q_lora
   TensorView attention;      // [max_tokens, heads * v]
-  TensorView gate_up;        // [max_tokens, 2 * widest intermediate]
-  TensorView activated;      // [max_tokens, widest intermediate]
+  TensorView gate_up;        // [max_tokens, 2 * intermediate] of dense layers
+  Rows activated;            // [max_tokens, intermediate]
   TensorView router_logits;  // F32 [max_tokens, experts]
   TensorView topk_ids;       // I32 [max_tokens, experts per token]
   TensorView topk_weights;   // F32 [max_tokens, experts per token]
@@ -51,8 +52,8 @@ class Decoder {
  private:
   void attention(int64_t layer, const StepState& state, const StepInputs& inputs,
                  const KvPool& pool);
-  void mlp(const MlpWeights& weights, const TensorView& x, const TensorView& out);
-  void moe(const MoeLayerWeights& weights, const TensorView& x, const TensorView& out);
+  void mlp(const MlpWeights& weights, const Rows& x, const TensorView& out);
+  void moe(const MoeLayerWeights& weights, const Rows& x, const TensorView& out);
 
   const DeepseekConfig& config_;
   const ModelWeights& weights_;

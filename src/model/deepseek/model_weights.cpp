@@ -142,8 +142,9 @@ Result<MoeLayerWeights> load_moe(const DeepseekConfig& config, int layer, Loader
                    loader.experts({TensorKind::kExpertGate, TensorKind::kExpertUp}, layer));
   ASSIGN_OR_RETURN(weights.experts.down, loader.experts({TensorKind::kExpertDown}, layer));
   if (config.num_shared_experts > 0) {
-    ASSIGN_OR_RETURN(weights.shared, loader.mlp(TensorKind::kSharedGate, TensorKind::kSharedUp,
-                                                TensorKind::kSharedDown, layer));
+    ASSIGN_OR_RETURN(
+        weights.experts.shared,
+        loader.mlp(TensorKind::kSharedGate, TensorKind::kSharedUp, TensorKind::kSharedDown, layer));
   }
   return weights;
 }

@@ -22,16 +22,10 @@ struct AttentionWeights {
   LinearWeight o;  // [hidden, heads * v]
 };
 
-struct MlpWeights {
-  LinearWeight gate_up;  // [2 * intermediate, hidden]
-  LinearWeight down;     // [hidden, intermediate]
-};
-
 struct MoeLayerWeights {
   LinearWeight router;     // [experts, hidden]
   TensorView router_bias;  // [experts]; empty without one
   MoeWeights experts;
-  std::optional<MlpWeights> shared;
 };
 
 struct LayerWeights {

@@ -290,6 +290,9 @@ StepResult Executor::read_results(const StepPlan& plan, const SampledTokens& sam
   StepResult result;
   result.step_id = plan.step_id;
   const int64_t num_rows = inputs_.host.num_sampled_rows;
+  int32_t first_bad_row = -1;
+  backend_.copy_out(&first_bad_row, sampled.first_bad_row.raw(), sizeof(first_bad_row));
+  CHECK(first_bad_row < 0, first_bad_row, "the row's logits are not finite: broken weights?");
   std::vector<int32_t> tokens(num_rows);
   backend_.copy_out(tokens.data(), sampled.tokens.raw(), num_rows * 4);
   std::vector<float> logprobs(num_rows), top_logprobs(num_rows * sampled.max_logprobs);

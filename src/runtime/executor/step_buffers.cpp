@@ -55,6 +55,7 @@ SampledTokens carve_sampled(const StepLimits& limits, Carver& carver) {
   sampled.logprobs = carver.take(DType::kF32, {rows});
   sampled.top_ids = carver.take(DType::kI32, {rows, kMaxTopLogprobs});
   sampled.top_logprobs = carver.take(DType::kF32, {rows, kMaxTopLogprobs});
+  sampled.first_bad_row = carver.take(DType::kI32, {1});
   return sampled;
 }
 

@@ -1,0 +1,80 @@
+// What lives from step to step: deltas, the inputs that follow from it, and its update.
+#include <algorithm>
+
+#include "compute/cpu/cpu_backend.h"
+
+namespace deepflight {
+
+void CpuBackend::apply_deltas(const StepState& state, const StepDeltas& deltas) {
+  const int64_t vocab_size = state.output_counts.dim(1);
+  for (int64_t i = 0; i < deltas.num_admissions; ++i) {
+    const SlotDelta& delta = deltas.admissions[i];
+    CHECK(delta.slot >= 0 && delta.slot < state.kv_lens.dim(0), delta.slot);
+    int32_t* counts = state.output_counts.row<int32_t>(delta.slot);
+    uint8_t* seen = state.prompt_seen.row<uint8_t>(delta.slot);
+    std::fill_n(counts, vocab_size, 0);
+    std::fill_n(seen, vocab_size, uint8_t{0});
+    for (int32_t k = 0; k < delta.num_tokens; ++k) {
+      const int32_t token = deltas.tokens.data<int32_t>()[delta.first_token + k];
+      CHECK(token >= 0 && token < vocab_size, token, vocab_size);
+      if (k < delta.num_prompt_tokens) {
+        seen[token] = 1;
+      } else {
+        ++counts[token];
+      }
+    }
+    const SlotSampling& sampling = delta.sampling;
+    if (sampling.num_biases > 0) {
+      std::copy_n(deltas.bias_ids.data<int32_t>() + delta.first_bias, sampling.num_biases,
+                  state.bias_ids.row<int32_t>(delta.slot));
+      std::copy_n(deltas.bias_values.data<float>() + delta.first_bias, sampling.num_biases,
+                  state.bias_values.row<float>(delta.slot));
+    }
+    if (sampling.num_banned > 0) {
+      std::copy_n(deltas.banned_ids.data<int32_t>() + delta.first_banned, sampling.num_banned,
+                  state.banned_ids.row<int32_t>(delta.slot));
+    }
+    state.num_outputs.data<int32_t>()[delta.slot] = delta.num_outputs;
+    state.kv_lens.data<int32_t>()[delta.slot] = delta.kv_len;
+    state.sampling[delta.slot] = sampling;
+  }
+  for (int64_t i = 0; i < deltas.num_page_grants; ++i) {
+    const int32_t slot = deltas.grant_slots.data<int32_t>()[i];
+    const int32_t page_idx = deltas.grant_page_idx.data<int32_t>()[i];
+    CHECK(slot >= 0 && slot < state.page_table.dim(0) && page_idx >= 0 &&
+              page_idx < state.page_table.dim(1),
+          slot, page_idx, state.page_table.to_string());
+    state.page_table.row<int32_t>(slot)[page_idx] = deltas.grant_pages.data<int32_t>()[i];
+  }
+}
+
+void CpuBackend::prepare_step(const StepState& state, const StepInputs& inputs) {
+  const auto* slots = inputs.absorbed.slots.data<int32_t>();
+  for (int64_t row = 0; row < inputs.num_decode_rows; ++row) {
+    const bool padding = slots[row] < 0;
+    const int32_t kv_len = padding ? 0 : state.kv_lens.data<int32_t>()[slots[row]];
+    inputs.token_ids.data<int32_t>()[row] =
+        padding ? 0 : state.last_tokens.data<int32_t>()[slots[row]];
+    inputs.positions.data<int32_t>()[row] = kv_len;
+    inputs.absorbed.kv_lens.data<int32_t>()[row] = padding ? 0 : kv_len + 1;
+  }
+}
+
+void CpuBackend::update_state(const StepState& state, const StepInputs& inputs,
+                              const SampledTokens& sampled) {
+  const auto* slots = inputs.token_slots.data<int32_t>();
+  for (int64_t token = 0; token < inputs.num_tokens; ++token) {
+    if (slots[token] < 0) continue;
+    state.kv_lens.data<int32_t>()[slots[token]] = inputs.positions.data<int32_t>()[token] + 1;
+  }
+  for (int64_t row = 0; row < inputs.num_sampled_rows; ++row) {
+    const int32_t slot = inputs.sampled_slots.data<int32_t>()[row];
+    if (slot < 0) continue;
+    const int32_t token = sampled.tokens.data<int32_t>()[row];
+    state.last_tokens.data<int32_t>()[slot] = token;
+    ++state.num_outputs.data<int32_t>()[slot];
+    ++state.output_counts.row<int32_t>(slot)[token];
+  }
+}
+
+}  // namespace deepflight
