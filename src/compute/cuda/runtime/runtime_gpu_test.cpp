@@ -3,6 +3,7 @@
 #include "compute/cuda/runtime/gpu_testing.h"
 #include "compute/cuda/runtime/memory.h"
 #include "compute/cuda/runtime/stream.h"
+#include "compute/cuda/runtime/timeline.h"
 #include "compute/cuda/runtime/uploader.h"
 
 namespace deepflight {
@@ -55,6 +56,35 @@ TEST(Uploader, CopiesAllBytes) {
     EXPECT_EQ(got.back(), 0xff) << size;
     got.pop_back();
     EXPECT_TRUE(got == expected) << size;
+  }
+}
+
+TEST(Timeline, TellsWhatRanAndInWhichOp) {
+  Stream stream;
+  testing::DeviceArray<uint8_t> memory(int64_t{64} << 20);
+  CUDA_CHECK(cudaMemsetAsync(memory.data(), 0, 16, stream.get()));
+  stream.synchronize();
+  for (int round = 0; round < 2; ++round) {
+    const Status started = Timeline::start();
+    ASSERT_TRUE(started.ok()) << started.error().message;
+    Timeline::set_section("layer 1");
+    {
+      const TimelineRange range("fill");
+      CUDA_CHECK(cudaMemsetAsync(memory.data(), 1, memory.size_bytes(), stream.get()));
+    }
+    CUDA_CHECK(cudaMemsetAsync(memory.data(), 2, memory.size_bytes(), stream.get()));
+    stream.synchronize();
+    const auto activities = Timeline::stop();
+    ASSERT_EQ(activities.size(), 2u);
+    EXPECT_EQ(activities[0].range, "layer 1/fill");
+    EXPECT_EQ(activities[1].range, "");
+    for (const auto& activity : activities) {
+      EXPECT_EQ(activity.name, "memset");
+      EXPECT_GT(activity.end_ns - activity.begin_ns, 5'000);
+      EXPECT_LT(activity.end_ns - activity.begin_ns, 1'000'000);
+      EXPECT_FALSE(activity.in_graph);
+    }
+    EXPECT_LE(activities[0].end_ns, activities[1].begin_ns);
   }
 }
 
