@@ -142,6 +142,10 @@ class Backend {
   // Waits until all work issued so far is done.
   virtual void synchronize() = 0;
 
+  // --- measuring
+  // The ops that follow belong to this part of the model ("attention", "moe", ...), for a profile.
+  virtual void begin_section(const char*) {}
+
   // --- step inputs and state
   // Resets the rows of admitted slots (zero, then what the delta says) and extends page tables.
   virtual void apply_deltas(const StepState& state, const StepDeltas& deltas) = 0;

@@ -121,9 +121,11 @@ TensorView Decoder::forward(const StepState& state, const StepInputs& inputs, co
   const TensorView delta = workspace_.delta.first_rows(num_tokens);
   const float eps = config_.rms_norm_eps;
 
+  backend_.begin_section("embed");
   backend_.embed(weights_.embedding, inputs.token_ids, residual);
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     const LayerWeights& layer = weights_.layers[i];
+    backend_.begin_section("attention");
     if (i == 0) {
       backend_.rms_norm(residual, layer.input_norm, eps, normed);
     } else {
@@ -131,12 +133,14 @@ TensorView Decoder::forward(const StepState& state, const StepInputs& inputs, co
     }
     attention(static_cast<int64_t>(i), state, inputs, pool);
     backend_.add_rms_norm(delta, residual, layer.attention_norm, eps, normed);
+    backend_.begin_section(layer.moe ? "moe" : "dense");
     if (layer.moe) {
       moe(*layer.moe, normed, delta);
     } else {
       mlp(*layer.dense, normed, delta);
     }
   }
+  backend_.begin_section("head");
   backend_.add(delta, residual);
   // Only the rows that are sampled go on: a prefill chunk's other tokens need no logits.
   const TensorView sampled = workspace_.sampled.first_rows(inputs.num_sampled_rows);
