@@ -154,9 +154,12 @@ class Costs {
          CostUnit::kMemory});
     if (config_.num_shared_experts > 0) {
       const int64_t shared = config_.shared_intermediate_size();
-      linear("shared", 2 * shared, hidden, fp8());
-      elementwise("shared/swiglu", 2.5 * static_cast<double>(shared));
-      linear("shared", hidden, shared, fp8());
+      const auto shared_linear = [&](int64_t n, int64_t k) {
+        product(fmt::format("moe/shared_linear {}x{}", n, k), tokens_, n, k, 1, fp8());
+      };
+      shared_linear(2 * shared, hidden);
+      elementwise("moe/shared_swiglu", 2.5 * static_cast<double>(shared));
+      shared_linear(hidden, shared);
     }
   }
 

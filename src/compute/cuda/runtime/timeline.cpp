@@ -4,6 +4,7 @@
 #include <cupti.h>
 #include <cxxabi.h>
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
@@ -195,7 +196,14 @@ void Timeline::set_section(std::string section) {
 }
 
 TimelineRange::TimelineRange(const char* op) {
-  if (!is_recording) return;
+  if (is_recording) open(op);
+}
+
+TimelineRange::TimelineRange(const char* op, int64_t n, int64_t k) {
+  if (is_recording) open(fmt::format("{} {}x{}", op, n, k));
+}
+
+void TimelineRange::open(const std::string& op) {
   uint64_t id = 0;
   {
     std::lock_guard lock(records.mutex);

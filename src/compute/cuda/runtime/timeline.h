@@ -36,11 +36,15 @@ class Timeline {
 class TimelineRange {
  public:
   explicit TimelineRange(const char* op);
+  // "op NxK": a product with [n, k] weights.
+  TimelineRange(const char* op, int64_t n, int64_t k);
   ~TimelineRange();
   TimelineRange(const TimelineRange&) = delete;
   TimelineRange& operator=(const TimelineRange&) = delete;
 
  private:
+  void open(const std::string& op);
+
   bool open_ = false;
 };
 
