@@ -1,0 +1,415 @@
+// Attention over a chunk's expanded keys and values, 192-wide queries and 128-wide values, on
+// Hopper's warpgroup products. Persistent blocks of three warpgroups: one copies (a thread), two
+// multiply, 64 query rows each, against 128 keys at a time. Scores of the next keys are computed
+// while the softmax of these runs, and the two warpgroups take turns at the tensor cores.
+#include <cuda_bf16.h>
+
+#include <algorithm>
+
+#include "compute/cuda/kernels/attention/mla_prefill/hopper.cuh"
+#include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
+#include "compute/cuda/primitives/mma.cuh"
+
+namespace deepflight::cuda_mla_prefill {
+namespace {
+
+constexpr int kThreads = 384;
+constexpr int kStages = 2;
+constexpr int kBoxBytes = 128 * 128;  // 128 rows of 64 elements
+constexpr int kQueryBytes = 3 * kBoxBytes;
+constexpr int kKeyBytes = 3 * kBoxBytes;
+constexpr int kValueBytes = 2 * kBoxBytes;
+constexpr int kBarrierOffset = kQueryBytes + kStages * (kKeyBytes + kValueBytes);
+constexpr int kSharedBytes = kBarrierOffset + 128 + 1024;  // and room to align
+constexpr int kConsumerWarps = 8;
+constexpr int kValueDim = 128;
+
+struct WgmmaParams {
+  CUtensorMap q;         // [token][head][192], boxes of 128 tokens x 64
+  CUtensorMap expanded;  // [row][head][256], boxes of 128 rows x 64
+  CUtensorMap k_pe;      // [row][1][64], boxes of 128 rows
+  __nv_bfloat16* out;
+  int64_t out_stride;
+  float* lse;
+  int64_t num_tokens;
+  int32_t* counter;
+  int32_t num_heads;
+  int32_t group_heads;  // heads that run at a time, so that their K and V stay in L2
+  int32_t num_tiles;    // of all heads
+  float softmax_scale;
+  Chunk chunk;
+};
+
+// Shared memory addresses.
+struct Shared {
+  uint32_t base;
+  __device__ uint32_t query() const { return base; }
+  __device__ uint32_t key(int stage) const { return base + kQueryBytes + stage * kKeyBytes; }
+  __device__ uint32_t value(int stage) const {
+    return base + kQueryBytes + kStages * kKeyBytes + stage * kValueBytes;
+  }
+  __device__ uint32_t query_full() const { return base + kBarrierOffset; }
+  __device__ uint32_t query_empty() const { return base + kBarrierOffset + 8; }
+  __device__ uint32_t key_full(int stage) const { return base + kBarrierOffset + 16 + 8 * stage; }
+  __device__ uint32_t key_empty(int stage) const { return base + kBarrierOffset + 32 + 8 * stage; }
+  __device__ uint32_t value_full(int stage) const { return base + kBarrierOffset + 48 + 8 * stage; }
+  __device__ uint32_t value_empty(int stage) const {
+    return base + kBarrierOffset + 64 + 8 * stage;
+  }
+  __device__ uint32_t tile() const { return base + kBarrierOffset + 80; }
+};
+
+// Which queries, keys and head a tile is of. Heads come in groups; in a group, tiles with most keys
+// come first.
+struct Tile {
+  __device__ Tile(const WgmmaParams& p, int index) {
+    const int group_tiles = p.chunk.num_tiles * p.group_heads;
+    const int group = index / group_tiles;
+    const int first_head = group * p.group_heads;
+    const int num_heads = min(p.group_heads, p.num_heads - first_head);
+    const int rest = index - group * group_tiles;
+    const int tile = p.chunk.num_tiles - 1 - rest / num_heads;
+    head = first_head + rest % num_heads;
+    int i = p.chunk.num_pieces - 1;
+    while (p.chunk.pieces[i].first_tile > tile) --i;
+    const Piece& piece = p.chunk.pieces[i];
+    const int first_row = (tile - piece.first_tile) * kQueryTile;
+    first_query = piece.first_query + first_row;
+    num_rows = min(kQueryTile, piece.num_queries - first_row);
+    diagonal = piece.diagonal + first_row;
+    num_keys = piece.num_keys;
+    first_key = piece.first_key;
+    has_past = piece.kv_begin > 0;
+    num_blocks = min(diagonal + num_rows - 1, num_keys - 1) / kKeyTile + 1;
+  }
+  int head, first_query, num_rows, diagonal, num_keys, first_key, num_blocks;
+  bool has_past;
+};
+
+__device__ void produce(const WgmmaParams& p, const Shared& shared) {
+  int count = 0;
+  int index = static_cast<int>(blockIdx.x);
+  for (int i = 0;; ++i) {
+    barrier_wait(shared.query_empty(), (i & 1) ^ 1);
+    const int told = index < p.num_tiles ? index : -1;
+    asm volatile("st.shared.s32 [%0], %1;" ::"r"(shared.tile()), "r"(told) : "memory");
+    if (told < 0) {
+      barrier_arrive(shared.query_full());
+      return;
+    }
+    const Tile tile(p, index);
+    barrier_arrive_expect(shared.query_full(), kQueryBytes);
+    for (int box = 0; box < 3; ++box) {
+      load_box(shared.query() + box * kBoxBytes, &p.q, shared.query_full(), box * 64, tile.head,
+               tile.first_query);
+    }
+    for (int block = tile.num_blocks - 1; block >= 0; --block, ++count) {
+      const int stage = count % kStages;
+      const uint32_t parity = (count / kStages & 1) ^ 1;
+      const int row = tile.first_key + block * kKeyTile;
+      barrier_wait(shared.key_empty(stage), parity);
+      barrier_arrive_expect(shared.key_full(stage), kKeyBytes);
+      const uint32_t key = shared.key(stage);
+      load_box(key, &p.expanded, shared.key_full(stage), 0, tile.head, row);
+      load_box(key + kBoxBytes, &p.expanded, shared.key_full(stage), 64, tile.head, row);
+      load_box(key + 2 * kBoxBytes, &p.k_pe, shared.key_full(stage), 0, 0, row);
+      barrier_wait(shared.value_empty(stage), parity);
+      barrier_arrive_expect(shared.value_full(stage), kValueBytes);
+      const uint32_t value = shared.value(stage);
+      load_box(value, &p.expanded, shared.value_full(stage), 128, tile.head, row);
+      load_box(value + kBoxBytes, &p.expanded, shared.value_full(stage), 192, tile.head, row);
+    }
+    index = static_cast<int>(gridDim.x) + atomicAdd(p.counter, 1);
+  }
+}
+
+__device__ inline void issue_scores(float (&s)[64], uint64_t query, uint64_t key) {
+#pragma unroll
+  for (int k = 0; k < 12; ++k) {
+    const int offset = (k / 4 * kBoxBytes + k % 4 * 32) >> 4;
+    wgmma_shared(s, query + offset, key + offset, k > 0);
+  }
+}
+
+__device__ inline void issue_outputs(float (&o)[64], const uint32_t (&weights)[32],
+                                     uint64_t value) {
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    wgmma_registers(o, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2], weights[4 * k + 3],
+                    value + (k * 16 * 128 >> 4));
+  }
+}
+
+__device__ inline void pack_weights(const float (&s)[64], uint32_t (&weights)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
+    weights[i] = reinterpret_cast<const uint32_t&>(pair);
+  }
+}
+
+// Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
+struct RowState {
+  float maximum[2] = {-INFINITY, -INFINITY};  // of scores before scaling
+  float sum[2] = {0.0f, 0.0f};                // of this thread's columns
+
+  // Scores to weights; `factor` is what older weights are to be multiplied by. `scale`: softmax
+  // scale times log2(e).
+  __device__ void update(float (&s)[64], float scale, float (&factor)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float largest = maximum[r];
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+      // A row may see nothing of its tile's last keys.
+      const float offset = largest == -INFINITY ? 0.0f : largest * scale;
+      factor[r] = exp2f(maximum[r] * scale - offset);
+      maximum[r] = largest;
+      float total = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          float& value = s[4 * i + 2 * r + j];
+          value = exp2f(value * scale - offset);
+          total += value;
+        }
+      }
+      sum[r] = sum[r] * factor[r] + total;
+    }
+  }
+};
+
+// Scores of keys after the limits become -inf. `first`: the thread's first key.
+__device__ inline void mask_scores(float (&s)[64], int first, const int (&limit)[2]) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    const int key = first + i / 4 * 8 + i % 2;
+    if (key > limit[i / 2 % 2]) s[i] = -INFINITY;
+  }
+}
+
+__device__ void store_rows(const WgmmaParams& p, const Tile& tile, int row, const RowState& state,
+                           const float (&o)[64]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = state.sum[r];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const int local = row + 8 * r;
+    if (local >= tile.num_rows) continue;
+    const int64_t token = tile.first_query + local;
+    float* stored_lse = p.lse + tile.head * p.num_tokens + token;
+    const float lse = state.maximum[r] * p.softmax_scale + logf(sum);
+    float now = 1.0f / sum, before = 0.0f, joined = lse;
+    if (tile.has_past) {
+      const float old_lse = *stored_lse;
+      const float larger = fmaxf(lse, old_lse);
+      joined = larger + logf(expf(lse - larger) + expf(old_lse - larger));
+      now *= expf(lse - joined);
+      before = expf(old_lse - joined);
+    }
+    __nv_bfloat16* out = p.out + token * p.out_stride + tile.head * kValueDim + 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      auto* pair = reinterpret_cast<__nv_bfloat162*>(out + 8 * i);
+      float2 value = make_float2(o[4 * i + 2 * r] * now, o[4 * i + 2 * r + 1] * now);
+      if (tile.has_past) {
+        const float2 old = __bfloat1622float2(*pair);
+        value.x += before * old.x;
+        value.y += before * old.y;
+      }
+      *pair = __floats2bfloat162_rn(value.x, value.y);
+    }
+    __syncwarp(__activemask());  // all four have read the old one
+    if (lane % 4 == 0 && tile.diagonal + local >= tile.num_keys) *stored_lse = joined;
+  }
+}
+
+// One tile; `count`: key blocks that the block of threads has been through before.
+__device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, const Tile& tile,
+                                   int group, int& count) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int row = group * 64 + warp * 16 + lane / 4;
+  const int limit[2] = {min(tile.diagonal + row, tile.num_keys - 1),
+                        min(tile.diagonal + row + 8, tile.num_keys - 1)};
+  const int seen_by_all = min(tile.diagonal + group * 64, tile.num_keys - 1);
+  const float scale = p.softmax_scale * 1.44269504f;
+  const uint64_t query = matrix_descriptor(shared.query() + group * 64 * 128, 16, 1024);
+  RowState state;
+  float s[64], o[64], factor[2];
+  uint32_t weights[32];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) o[i] = 0.0f;
+
+  int block = tile.num_blocks - 1;
+  barrier_wait(shared.key_full(count % kStages), count / kStages & 1);
+  pin(s);
+  wgmma_fence();
+  issue_scores(s, query, matrix_descriptor(shared.key(count % kStages), 16, 1024));
+  wgmma_commit();
+  wgmma_wait<0>();
+  pin(s);
+  if (lane == 0) barrier_arrive(shared.key_empty(count % kStages));
+  if (lane == 0 && block == 0) barrier_arrive(shared.query_empty());
+  if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
+    mask_scores(s, block * kKeyTile + lane % 4 * 2, limit);
+  }
+  state.update(s, scale, factor);
+  pack_weights(s, weights);
+
+#pragma unroll 1
+  for (--block; block >= 0; --block) {
+    const int stage = count % kStages;
+    const uint32_t parity = count / kStages & 1;
+    const int next_stage = (count + 1) % kStages;
+    ++count;
+    barrier_wait(shared.key_full(next_stage), count / kStages & 1);
+    named_sync<256>(1 + group);
+    pin(s);
+    pin(o);
+    wgmma_fence();
+    issue_scores(s, query, matrix_descriptor(shared.key(next_stage), 16, 1024));
+    wgmma_commit();
+    barrier_wait(shared.value_full(stage), parity);
+    wgmma_fence();
+    issue_outputs(o, weights, matrix_descriptor(shared.value(stage), kBoxBytes, 1024));
+    wgmma_commit();
+    named_arrive<256>(2 - group);
+    wgmma_wait<1>();
+    pin(s);
+    if (lane == 0) barrier_arrive(shared.key_empty(next_stage));
+    if (lane == 0 && block == 0) barrier_arrive(shared.query_empty());
+    if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
+      mask_scores(s, block * kKeyTile + lane % 4 * 2, limit);
+    }
+    state.update(s, scale, factor);
+    wgmma_wait<0>();
+    pin(o);
+    if (lane == 0) barrier_arrive(shared.value_empty(stage));
+#pragma unroll
+    for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+    pack_weights(s, weights);
+  }
+
+  const int stage = count % kStages;
+  barrier_wait(shared.value_full(stage), count / kStages & 1);
+  ++count;
+  pin(o);
+  wgmma_fence();
+  issue_outputs(o, weights, matrix_descriptor(shared.value(stage), kBoxBytes, 1024));
+  wgmma_commit();
+  wgmma_wait<0>();
+  pin(o);
+  if (lane == 0) barrier_arrive(shared.value_empty(stage));
+  store_rows(p, tile, row, state, o);
+}
+
+__device__ void consume(const WgmmaParams& p, const Shared& shared, int group) {
+  int count = 0;
+  if (group == 1) named_arrive<256>(1);  // group 0 goes first
+  for (int i = 0;; ++i) {
+    barrier_wait(shared.query_full(), i & 1);
+    int index;
+    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(index) : "r"(shared.tile()) : "memory");
+    if (index < 0) return;
+    attend_tile(p, shared, Tile(p, index), group, count);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    attend_wgmma_kernel(const __grid_constant__ WgmmaParams p) {
+  extern __shared__ uint8_t memory[];
+  const Shared shared = {(device::shared_address(memory) + 1023) / 1024 * 1024};
+  if (threadIdx.x == 0) {
+    barrier_init(shared.query_full(), 1);
+    barrier_init(shared.query_empty(), kConsumerWarps);
+    for (int stage = 0; stage < kStages; ++stage) {
+      barrier_init(shared.key_full(stage), 1);
+      barrier_init(shared.key_empty(stage), kConsumerWarps);
+      barrier_init(shared.value_full(stage), 1);
+      barrier_init(shared.value_empty(stage), kConsumerWarps);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  if (group == 2) {
+    lower_registers<24>();
+    if (threadIdx.x == 256) produce(p, shared);
+  } else {
+    raise_registers<240>();
+    consume(p, shared, group);
+  }
+}
+
+using EncodeFn = decltype(&cuTensorMapEncodeTiled);
+
+EncodeFn encode_function() {
+  static const EncodeFn function = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
+                                                               12000, cudaEnableDefault, &result);
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<EncodeFn>(entry)
+               : nullptr;
+  }();
+  return function;
+}
+
+// [rows][heads][width] BF16 by boxes of 128 rows of one head, 64 elements wide, swizzled. Rows past
+// the end are read as zeros.
+bool encode_map(CUtensorMap& map, const void* base, int64_t width, int64_t num_heads, int64_t rows,
+                int64_t head_stride, int64_t row_stride) {
+  const cuuint64_t dims[3] = {static_cast<cuuint64_t>(width), static_cast<cuuint64_t>(num_heads),
+                              static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(head_stride * 2),
+                                 static_cast<cuuint64_t>(row_stride * 2)};
+  const cuuint32_t box[3] = {64, 1, 128};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const EncodeFn encode = encode_function();
+  return encode != nullptr &&
+         encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(base), dims, strides,
+                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+}  // namespace
+
+cudaError_t launch_attend_wgmma(const AttendProblem& problem, const Chunk& chunk, int num_sms,
+                                int64_t l2_bytes, cudaStream_t stream) {
+  static const cudaError_t attribute = cudaFuncSetAttribute(
+      attend_wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (attribute != cudaSuccess) return attribute;
+  WgmmaParams p;
+  const int64_t heads = problem.num_heads;
+  if (!encode_map(p.q, problem.q, 192, heads, problem.num_tokens, problem.q_head_stride,
+                  problem.q_stride) ||
+      !encode_map(p.expanded, problem.expanded, 256, heads, chunk.num_rows, 256, heads * 256) ||
+      !encode_map(p.k_pe, problem.k_pe, 64, 1, chunk.num_rows, 64, 64)) {
+    return cudaErrorInvalidValue;
+  }
+  p.out = static_cast<__nv_bfloat16*>(problem.out);
+  p.out_stride = problem.out_stride;
+  p.lse = problem.lse;
+  p.num_tokens = problem.num_tokens;
+  p.counter = problem.counter;
+  p.num_heads = problem.num_heads;
+  const int64_t head_bytes = int64_t{chunk.num_rows} * 256 * 2;
+  p.group_heads = static_cast<int32_t>(std::clamp<int64_t>(l2_bytes / 3 / head_bytes, 1, heads));
+  p.num_tiles = chunk.num_tiles * problem.num_heads;
+  p.softmax_scale = problem.softmax_scale;
+  p.chunk = chunk;
+  attend_wgmma_kernel<<<std::min(num_sms, p.num_tiles), kThreads, kSharedBytes, stream>>>(p);
+  return cudaSuccess;
+}
+
+}  // namespace deepflight::cuda_mla_prefill
