@@ -1,0 +1,66 @@
+// The goldens on the GPU: logits of every position by both attention roads, against transformers'
+// and against the CPU backend that rounds its activations the same way.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "compute/cpu/cpu_backend.h"
+#include "compute/cuda/cuda_backend.h"
+#include "golden_testing.h"
+
+namespace deepflight {
+namespace {
+
+// Each of about eight roundings to BF16 a layer (relative step 2^-9) moves a row on its way; they
+// add up like a random walk. Rounding to e4m3 (2^-4) moves FP8 models further, but moves the CPU's
+// the same way, except where the two differ by a BF16 step before it.
+double bf16_tolerance(const DeepseekConfig& config) {
+  return 3 * std::exp2(-9) * std::sqrt(8.0 * static_cast<double>(config.num_layers));
+}
+constexpr double kFp8Tolerance = 0.1;
+
+class GoldenGpuTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenGpuTest, LogitsOfEveryPosition) {
+  const GoldenFixture fixture(GetParam());
+  const auto cuda = CudaBackend::create({}).value();
+  CpuBackend cpu({.num_threads = 8, .fp8_activations = true});
+  const ModelWeights cuda_weights = fixture.load_weights(*cuda);
+  const ModelWeights cpu_weights = fixture.load_weights(cpu);
+  for (const auto& golden : fixture.goldens()) {
+    const auto num_tokens = static_cast<int64_t>(golden.token_ids.size());
+    const auto on_cpu =
+        fixture.all_logits(cpu, cpu_weights, KvFormat::kF32, golden.token_ids, num_tokens, false);
+    const int64_t vocab_size = fixture.config().vocab_size;
+    for (const bool absorbed : {false, true}) {
+      for (const int64_t chunk : {num_tokens, int64_t{7}}) {
+        SCOPED_TRACE(testing::Message() << num_tokens << " tokens, chunks of " << chunk
+                                        << (absorbed ? ", absorbed" : ", expanded"));
+        const auto logits = fixture.all_logits(*cuda, cuda_weights, KvFormat::kBF16,
+                                               golden.token_ids, chunk, absorbed);
+        const double tolerance = bf16_tolerance(fixture.config());
+        const double from_golden = median_row_error(logits, golden.logits, vocab_size);
+        const double from_cpu = median_row_error(logits, on_cpu, vocab_size);
+        if (fixture.is_fp8()) {
+          EXPECT_LT(from_golden, kFp8Tolerance);
+          EXPECT_LT(from_cpu, 2 * tolerance);
+        } else {
+          EXPECT_LT(from_golden, tolerance);
+          EXPECT_LT(from_cpu, tolerance);
+        }
+        RecordProperty("from_golden", std::to_string(from_golden));
+        RecordProperty("from_cpu", std::to_string(from_cpu));
+        std::printf("%-20s from transformers %.4f, from the CPU backend %.4f, tolerance %.4f\n",
+                    GetParam().c_str(), from_golden, from_cpu, tolerance);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenGpuTest, testing::ValuesIn(golden_fixture_names()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace deepflight
