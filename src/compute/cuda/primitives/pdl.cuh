@@ -2,6 +2,10 @@
 // launched with the attribute must wait before it touches what earlier kernels wrote.
 #pragma once
 
+#ifndef __CUDACC_RTC__
+#include <cuda_runtime_api.h>
+#endif
+
 namespace deepflight::device {
 
 // Returns when all kernels before this one in the stream have finished and their writes are seen.
@@ -14,5 +18,24 @@ __device__ inline void wait_for_previous_kernel() {
 __device__ inline void allow_next_kernel() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
+
+#ifndef __CUDACC_RTC__
+// On the host: kernel<<<grid, block, 0, stream>>>(args...) with the attribute. The error, if any,
+// is cudaGetLastError()'s.
+template <typename... Parameters, typename... Args>
+inline void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
+                         const Args&... args) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, kernel, Parameters(args)...);
+}
+#endif
 
 }  // namespace deepflight::device
