@@ -1,0 +1,27 @@
+// The FP8 block-scaled product, dense and grouped. Plain data; strides are in elements.
+#pragma once
+
+#include <cstdint>
+
+#include "compute/cuda/runtime/fp8_rows.h"
+
+namespace deepflight {
+
+// out[r] = x[r] * w[g]^T, where g = 0 (dense), or the group with offsets[g] <= r < offsets[g + 1].
+struct Fp8GemmProblem {
+  Fp8Rows x;                        // [m, k]
+  const uint8_t* w = nullptr;       // e4m3 [num_groups][n, k]
+  const float* w_scales = nullptr;  // [num_groups][ceil(n / 128), ceil(k / 128)]
+  void* out = nullptr;              // BF16 or F32 [m, n]
+  int64_t out_stride = 0;
+  bool out_f32 = false;
+  int64_t m = 0;  // rows of all groups
+  int64_t n = 0;
+  int64_t k = 0;
+  int num_groups = 0;                // 0: dense
+  const int32_t* offsets = nullptr;  // [num_groups + 1] on the device; rows sorted by group
+  void* scratch = nullptr;           // fp8_gemm_scratch_bytes()
+  int64_t scratch_bytes = 0;
+};
+
+}  // namespace deepflight

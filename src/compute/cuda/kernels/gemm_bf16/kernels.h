@@ -1,0 +1,14 @@
+// Launches without checks; called by launch.cpp.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "compute/cuda/kernels/gemm_bf16/problem.h"
+
+namespace deepflight::gemm_bf16 {
+
+// Any shape, stride and alignment.
+void launch_generic(const Bf16GemmProblem& problem, cudaStream_t stream);
+void launch_generic_grouped(const Bf16GroupedProblem& problem, cudaStream_t stream);
+
+}  // namespace deepflight::gemm_bf16
