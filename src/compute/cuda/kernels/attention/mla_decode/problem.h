@@ -1,0 +1,42 @@
+// Absorbed latent attention over the paged pool: what the op works on. Plain data; strides are in
+// elements.
+#pragma once
+
+#include <cstdint>
+
+namespace deepflight::cuda_mla_decode {
+
+// out[t, h] = sum_j softmax_j(softmax_scale * q[t, h] . K_j) K_j[0:latent_dim], causal. K_j: row j
+// of the sequence's pages. The queries of a sequence are the last of its kv_lens tokens.
+struct MlaDecodeProblem {
+  int64_t num_heads = 0;
+  int64_t latent_dim = 0;
+  int64_t rope_dim = 0;
+  float softmax_scale = 0.0f;
+
+  int64_t num_sequences = 0;
+  int64_t num_tokens = 0;  // rows of q: the last of query_offsets
+  // Device memory. A slot < 0 is padding: its rows of `out` become zeros and no page is read.
+  const int32_t* query_offsets = nullptr;  // [num_sequences + 1]
+  const int32_t* kv_lens = nullptr;        // [num_sequences]
+  const int32_t* slots = nullptr;          // [num_sequences]: rows of page_table
+
+  const void* q = nullptr;  // BF16 [num_tokens, num_heads, latent_dim + rope_dim]
+  int64_t q_stride = 0;
+  int64_t q_head_stride = 0;
+  void* out = nullptr;  // BF16 [num_tokens, num_heads, latent_dim]
+  int64_t out_stride = 0;
+  int64_t out_head_stride = 0;
+
+  const void* pool = nullptr;  // [page][layer][64][latent_dim + rope_dim], BF16 or e4m3
+  int64_t page_stride_bytes = 0;
+  int64_t layer_offset_bytes = 0;  // of this layer inside a page
+  bool kv_is_e4m3 = false;
+  float kv_scale = 1.0f;                // of e4m3: value = stored * kv_scale
+  const int32_t* page_table = nullptr;  // [slot, page_table_stride]
+  int64_t page_table_stride = 0;
+};
+
+inline constexpr int kPageTokens = 64;
+
+}  // namespace deepflight::cuda_mla_decode
