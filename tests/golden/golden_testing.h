@@ -108,7 +108,9 @@ class GoldenFixture {
     const int64_t num_pages = (kMaxPositions + kKvPageTokens - 1) / kKvPageTokens;
     const StepLimits limits{num_tokens, num_pages, num_tokens, config_.vocab_size};
     StateBuffers state(limits, backend);
-    InputBuffers inputs(limits, backend);
+    const int64_t max_inputs = max_inputs_bytes(limits);
+    const Buffer staging = backend.allocate_staging(max_inputs);
+    const Buffer inputs_memory = backend.allocate(max_inputs);
     DecoderWorkspace workspace(config_, num_tokens, num_tokens, backend);
     Decoder decoder(config_, weights, backend, workspace);
     KvPool pool{nullptr, kv_format, num_pages, config_.num_layers, config_.kv_token_dim()};
@@ -125,12 +127,15 @@ class GoldenFixture {
     std::vector<float> logits;
     for (int64_t start = 0; start < num_tokens; start += chunk) {
       const int64_t length = std::min(chunk, num_tokens - start);
-      StepInputs& host = inputs.host;
-      host.num_decode_rows = 0;
-      host.num_tokens = host.num_sampled_rows = length;
-      host.num_absorbed_tokens = absorbed ? length : 0;
-      host.absorbed.num_sequences = absorbed ? 1 : 0;
-      host.expanded.num_sequences = absorbed ? 0 : 1;
+      const StepCounts counts{.num_tokens = length,
+                              .num_absorbed_tokens = absorbed ? length : 0,
+                              .num_absorbed_sequences = absorbed ? 1 : 0,
+                              .num_expanded_sequences = absorbed ? 0 : 1,
+                              .num_sampled_rows = length};
+      Carver host_carver(staging.data());
+      StepInputs host = carve_inputs(counts, host_carver);
+      host.absorbed.query_offsets.data<int32_t>()[0] = 0;
+      host.expanded.query_offsets.data<int32_t>()[0] = 0;
       AttentionBatch& batch = absorbed ? host.absorbed : host.expanded;
       batch.query_offsets.data<int32_t>()[0] = 0;
       batch.query_offsets.data<int32_t>()[1] = static_cast<int32_t>(length);
@@ -143,8 +148,11 @@ class GoldenFixture {
         host.sampled_token_idx.data<int32_t>()[i] = static_cast<int32_t>(i);
         host.sampled_slots.data<int32_t>()[i] = 0;
       }
-      inputs.upload();
-      const StepInputs device_inputs = inputs.device_inputs();
+      backend.copy_in(inputs_memory.data(), staging.data(), host_carver.used_bytes());
+      Carver device_carver(inputs_memory.data());
+      StepInputs device_inputs = carve_inputs(counts, device_carver);
+      device_inputs.expanded.host_query_offsets = host.expanded.query_offsets.data<int32_t>();
+      device_inputs.expanded.host_kv_lens = host.expanded.kv_lens.data<int32_t>();
       backend.prepare_step(state.state, device_inputs);
       const auto view = decoder.forward(state.state, device_inputs, pool);
       logits.resize(logits.size() + view.num_elements());

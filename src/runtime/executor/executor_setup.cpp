@@ -1,0 +1,227 @@
+// Start: buffers, the largest steps of every kind, the KV pool in what they leave, decode graphs.
+//
+//     weights | state, buffers | scratch, by running | graphs, by a trial | KV pool: the rest
+#include <algorithm>
+#include <utility>
+
+#include "runtime/executor/executor.h"
+
+namespace deepflight {
+namespace {
+
+StepLimits make_limits(const ExecutorConfig& config, const DeepseekConfig& model_config) {
+  const auto& sizes = config.decode_batch_sizes;
+  CHECK(std::ranges::is_sorted(sizes) && (sizes.empty() || sizes.front() > 0), sizes.size());
+  CHECK(config.num_pages > 0 || config.memory_limit_bytes > 0, config.num_pages);
+  return {config.max_num_slots, config.max_pages_per_slot, config.max_batched_tokens,
+          model_config.vocab_size, sizes.empty() ? 0 : sizes.back()};
+}
+
+KvPool make_pool(const ExecutorConfig& config, const DeepseekConfig& model_config,
+                 int64_t num_pages, void* memory) {
+  return {memory, config.kv_format, num_pages, model_config.num_layers,
+          model_config.kv_token_dim()};
+}
+
+// Pages without which the executor is of no use.
+int64_t min_pages(const ExecutorConfig& config) {
+  return config.num_pages > 0 ? config.num_pages : config.max_pages_per_slot;
+}
+
+int64_t delta_block_bytes(const ExecutorConfig& config) {
+  return std::max(config.delta_block_bytes,
+                  DeltaRounds::min_block_bytes(config.max_pages_per_slot * kPageTokens));
+}
+
+// What is known before anything is allocated.
+ExecutorMemory plan_memory(const ExecutorConfig& config, const StepLimits& limits,
+                           const DeepseekConfig& model_config, const Backend& backend) {
+  ExecutorMemory memory;
+  memory.weights_bytes = config.weights_bytes;
+  memory.state_bytes = state_bytes(limits);
+  memory.workspace_bytes = DecoderWorkspace::size_bytes(model_config, limits.max_tokens(),
+                                                        limits.max_sampled_rows(), backend) +
+                           max_inputs_bytes(limits) + sampled_bytes(limits.max_sampled_rows()) +
+                           delta_block_bytes(config);
+  memory.page_bytes = make_pool(config, model_config, 1, nullptr).size_bytes();
+  if (config.memory_limit_bytes > 0) {
+    fit_pages(memory, config.memory_limit_bytes - memory.fixed_bytes(), min_pages(config));
+  }
+  return memory;
+}
+
+}  // namespace
+
+Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_config,
+                   const ModelWeights& weights, Backend& backend)
+    : config_(config),
+      limits_(make_limits(config, model_config)),
+      model_config_(model_config),
+      weights_(weights),
+      backend_(backend),
+      memory_(plan_memory(config, limits_, model_config, backend)),
+      state_(limits_, backend),
+      inputs_memory_(backend.allocate(max_inputs_bytes(limits_))),
+      sampled_memory_(backend.allocate(sampled_bytes(limits_.max_sampled_rows()))),
+      deltas_memory_(backend.allocate(delta_block_bytes(config))),
+      workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend),
+      decoder_(model_config, weights, backend, workspace_),
+      slots_(config.max_num_slots),
+      deltas_(delta_block_bytes(config)) {
+  staging_.resize(kNumStagingBlocks);
+  for (Staging& staging : staging_) {
+    staging.inputs = backend.allocate_staging(inputs_memory_.size_bytes());
+    staging.deltas = backend.allocate_staging(deltas_memory_.size_bytes());
+    staging.sampled = backend.allocate_staging(sampled_memory_.size_bytes());
+    free_staging_.push_back(&staging);
+  }
+  thread_ = std::thread([this] { thread_loop(); });
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return ready_; });
+  lock.unlock();
+  if (!setup_failure_) return;
+  thread_.join();
+  std::rethrow_exception(setup_failure_);
+}
+
+int64_t Executor::kv_pool_bytes(const ExecutorConfig& config, const DeepseekConfig& model_config) {
+  return make_pool(config, model_config, config.num_pages, nullptr).size_bytes();
+}
+
+void Executor::use_pool(int64_t num_pages) {
+  pool_ = {};
+  pool_memory_ = Buffer();
+  if (num_pages == 0) return;
+  pool_memory_ = backend_.allocate(num_pages * memory_.page_bytes);
+  pool_ = make_pool(config_, model_config_, num_pages, pool_memory_.data());
+}
+
+void Executor::set_up() {
+  const bool limited = config_.memory_limit_bytes > 0;
+  if (limited || config_.warm_up) {
+    use_pool(1);  // every sequence of a trial has page 0 for all of its pages
+    backend_.fill_zero(pool_memory_.data(), pool_memory_.size_bytes());
+    const int64_t free_bytes = backend_.free_memory_bytes();
+    if (config_.warm_up) warm_up();
+    memory_.scratch_bytes = std::max<int64_t>(0, free_bytes - backend_.free_memory_bytes());
+    if (limited) memory_.graph_bytes = measure_graph_bytes();
+    use_pool(0);
+  }
+  memory_.num_pages = config_.num_pages;
+  if (limited) {
+    const int64_t most = fit_pages(memory_, available_bytes(), min_pages(config_));
+    if (config_.num_pages == 0) {
+      memory_.num_pages = config_.max_num_pages > 0 ? std::min(most, config_.max_num_pages) : most;
+    }
+  }
+  use_pool(memory_.num_pages);
+  capture_decode_steps();
+}
+
+// For the KV pool: within the limit, and really there.
+int64_t Executor::available_bytes() const {
+  return std::min(config_.memory_limit_bytes - memory_.fixed_bytes(),
+                  backend_.free_memory_bytes() - memory_.graph_bytes);
+}
+
+// The steps that need the most scratch. Absorbed attention knows no lengths on the host, so its
+// scratch depends on counts alone; expanded attention gets the longest context.
+void Executor::warm_up() {
+  auto sampling = std::make_shared<SamplingParams>();
+  sampling->top_p = 0.9f;
+  sampling->repetition_penalty = 1.1f;
+  sampling->num_logprobs = kMaxTopLogprobs;
+  const auto admit = [&](SlotId slot, int64_t num_tokens, StepPlan* plan) {
+    plan->admissions.push_back(
+        {slot, sampling, 1, std::vector<int32_t>(num_tokens), static_cast<int32_t>(num_tokens), 0});
+  };
+  const int64_t longest =
+      std::min(config_.max_pages_per_slot * kPageTokens, weights_.rope.cos_sin.dim(0));
+  // A full budget of one kind of chunk, in as few sequences as can have it.
+  for (const ChunkKind kind : {ChunkKind::kPrompt, ChunkKind::kReplay}) {
+    StepPlan plan;
+    int64_t budget = config_.max_batched_tokens;
+    for (SlotId slot = 0; slot < config_.max_num_slots && budget > 0; ++slot) {
+      const int64_t length = std::min(budget, longest);
+      const int64_t start = kind == ChunkKind::kPrompt ? longest - length : 0;
+      admit(slot, start + length, &plan);
+      plan.prefill_chunks.push_back(
+          {slot, kind, static_cast<int32_t>(start), static_cast<int32_t>(length), true});
+      budget -= length;
+    }
+    warm_up_step(std::move(plan));
+  }
+  // Half of the slots decode, the others have chunks of the same length.
+  const int64_t num_rows = std::min(config_.max_num_slots, config_.max_batched_tokens) / 2;
+  const int64_t num_chunks = std::min(config_.max_num_slots, config_.max_batched_tokens) - num_rows;
+  const int64_t length = std::min(longest, (config_.max_batched_tokens - num_rows) / num_chunks);
+  StepPlan mixed;
+  for (SlotId slot = 0; slot < num_rows + num_chunks; ++slot) {
+    admit(slot, length, &mixed);
+    if (slot < num_rows) {
+      mixed.decode_rows.push_back({slot});
+    } else {
+      mixed.prefill_chunks.push_back(
+          {slot, ChunkKind::kPrompt, 0, static_cast<int32_t>(length), true});
+    }
+  }
+  warm_up_step(std::move(mixed));
+  StepPlan decode;
+  for (SlotId slot = 0; slot < num_rows + num_chunks; ++slot) {
+    admit(slot, 1, &decode);
+    decode.decode_rows.push_back({slot});
+  }
+  warm_up_step(std::move(decode));
+  for (const int32_t size : config_.decode_batch_sizes) {
+    upload_inputs({}, StepCounts::decode(size), &staging_.front());
+    Carver carver(inputs_memory_.data());
+    run_step(carve_inputs(StepCounts::decode(size), carver), device_sampled(size));
+    backend_.synchronize();
+  }
+  for (Slot& slot : slots_) slot = {};
+  num_issued_ = 0;
+  state_.clear();
+  std::lock_guard lock(mutex_);
+  stats_ = {};
+}
+
+void Executor::warm_up_step(StepPlan plan) {
+  const IssuedStep step = issue(std::move(plan), &staging_.front());
+  if (step.failure) std::rethrow_exception(step.failure);
+  backend_.wait(step.event);
+}
+
+std::unique_ptr<Executor::DecodeGraph> Executor::capture_decode_step(int64_t num_rows) {
+  auto decode = std::make_unique<DecodeGraph>();
+  Carver carver(inputs_memory_.data());
+  decode->inputs = carve_inputs(StepCounts::decode(num_rows), carver);
+  decode->sampled = device_sampled(num_rows);
+  decode->graph =
+      backend_.capture([this, step = decode.get()] { run_step(step->inputs, step->sampled); });
+  return decode;
+}
+
+// Largest first: the smaller ones find room in what it took.
+void Executor::capture_decode_steps() {
+  const auto& sizes = config_.decode_batch_sizes;
+  if (sizes.empty()) return;
+  const int64_t free_bytes = backend_.free_memory_bytes();
+  for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+    graphs_.emplace(*size, capture_decode_step(*size));
+  }
+  backend_.synchronize();
+  memory_.graph_bytes = std::max<int64_t>(0, free_bytes - backend_.free_memory_bytes());
+}
+
+// An upper bound, by the largest: the pool's place is not known yet, so it is captured again later.
+int64_t Executor::measure_graph_bytes() {
+  const auto& sizes = config_.decode_batch_sizes;
+  if (sizes.empty()) return 0;
+  const int64_t free_bytes = backend_.free_memory_bytes();
+  const auto trial = capture_decode_step(sizes.back());
+  backend_.synchronize();
+  const int64_t bytes = std::max<int64_t>(0, free_bytes - backend_.free_memory_bytes());
+  return bytes * static_cast<int64_t>(sizes.size());
+}
+
+}  // namespace deepflight
