@@ -268,6 +268,11 @@ void Engine::publish_stats() {
   to.num_preemptions = from.num_preemptions;
   to.prefix_query_tokens = from.kv.query_tokens;
   to.prefix_hit_tokens = from.kv.hit_tokens;
+  const ExecutorStats steps = executor_.stats();
+  to.num_steps = steps.num_steps;
+  to.num_graph_steps = steps.num_graph_steps;
+  to.issue_us_total = steps.issue_us_total;
+  to.wait_us_total = steps.wait_us_total;
   std::lock_guard lock(mutex_);
   stats_ = to;
 }

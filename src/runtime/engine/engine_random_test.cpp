@@ -1,10 +1,12 @@
 // 200 random requests give the same greedy output by every road: alone, batched, in chunks of any
-// size, with one or two steps in flight, cache cold and warm, and through forced preemption.
+// size, with one or two steps in flight, cache cold and warm, through forced preemption, and with
+// captured decode steps on a device that runs late.
 #include <gtest/gtest.h>
 
 #include <set>
 
 #include "runtime/engine/engine_testing.h"
+#include "runtime/executor/deferred_backend_testing.h"
 
 namespace deepflight {
 namespace {
@@ -101,6 +103,35 @@ TEST_F(EngineRandomTest, ForcedPreemption) {
         EngineRig rig(*model_, config);
         expect_same(rig, "six pages");
         EXPECT_GT(rig.engine.stats().num_preemptions, 0);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Captured decode steps of padded sizes, as closures and on a device that does nothing until it is
+// waited for, with room and with preemptions.
+TEST_F(EngineRandomTest, CapturedDecodeSteps) {
+  for (const bool deferred : {false, true}) {
+    for (const int num_pages : {64, 6}) {
+      for (const std::vector<int32_t>& sizes :
+           {std::vector<int32_t>{1, 2, 4, 8, 16}, std::vector<int32_t>{3, 7}}) {
+        SCOPED_TRACE(
+            fmt::format("{} pages, sizes to {}, deferred {}", num_pages, sizes.back(), deferred));
+        SchedulerConfig config = small_scheduler();
+        config.max_num_slots = 13;
+        config.num_pages = num_pages;
+        config.watermark = 0;
+        config.max_chunk_tokens = 64;
+        config.decode_batch_sizes = sizes;
+        DeferredBackend device(model_->backend);
+        EngineRig rig(*model_, deferred ? static_cast<Backend&>(device) : model_->backend, config);
+        expect_same(rig, "captured");
+        const ServiceStats stats = rig.engine.stats();
+        EXPECT_GT(stats.num_graph_steps, 20);
+        EXPECT_GT(stats.num_steps, stats.num_graph_steps);
+        EXPECT_GT(stats.issue_us_total, 0);
+        EXPECT_EQ(stats.num_preemptions > 0, num_pages == 6);
         if (HasFatalFailure()) return;
       }
     }

@@ -106,7 +106,10 @@ inline SchedulerConfig small_scheduler() {
 struct EngineRig {
   explicit EngineRig(TinyModel& model, SchedulerConfig scheduler = small_scheduler(),
                      const Tokenizer* tokenizer = nullptr)
-      : executor(executor_config(scheduler), model.config, model.weights, model.backend),
+      : EngineRig(model, model.backend, std::move(scheduler), tokenizer) {}
+  EngineRig(TinyModel& model, Backend& backend, SchedulerConfig scheduler,
+            const Tokenizer* tokenizer = nullptr)
+      : executor(executor_config(scheduler), model.config, model.weights, backend),
         owned(std::make_unique<Engine>(
             EngineConfig{
                 {"tiny", static_cast<int32_t>(model.config.vocab_size), scheduler.max_model_len},
@@ -121,6 +124,7 @@ struct EngineRig {
     config.max_num_slots = scheduler.max_num_slots;
     config.max_batched_tokens = scheduler.max_batched_tokens;
     config.max_pages_per_slot = scheduler.max_pages_per_slot();
+    config.decode_batch_sizes = scheduler.decode_batch_sizes;
     return config;
   }
 

@@ -61,6 +61,10 @@ struct ServiceStats {
   int64_t num_preemptions = 0;
   int64_t prefix_query_tokens = 0;
   int64_t prefix_hit_tokens = 0;
+  int64_t num_steps = 0;        // issued to the device
+  int64_t num_graph_steps = 0;  // of these, captured decode steps
+  int64_t issue_us_total = 0;   // host time that putting them on the device took
+  int64_t wait_us_total = 0;    // host time spent waiting for their results
 };
 
 // Called on the service's own thread, in order, never concurrently for one request; must be quick

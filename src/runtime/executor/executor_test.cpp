@@ -7,23 +7,10 @@
 #include <numeric>
 
 #include "runtime/executor/executor_testing.h"
+#include "runtime/executor/plan_testing.h"
 
 namespace deepflight {
 namespace {
-
-using Tokens = std::vector<int32_t>;
-
-Tokens make_prompt(int length, int content) {
-  Tokens tokens(length);
-  for (int i = 0; i < length; ++i) tokens[i] = 2 + (i * 7 + content * 31 + i * i % 11) % 94;
-  return tokens;
-}
-
-std::shared_ptr<SamplingParams> greedy() {
-  auto sampling = std::make_shared<SamplingParams>();
-  sampling->temperature = 0.0f;
-  return sampling;
-}
 
 class ExecutorTest : public ::testing::Test {
  protected:
@@ -42,39 +29,7 @@ class ExecutorTest : public ::testing::Test {
     return config;
   }
 
-  // A plan in the making, with what every test does again and again.
-  struct Plan : StepPlan {
-    Plan() { step_id = ++last_id; }
-    Plan&& admit(SlotId slot, const Tokens& tokens, std::vector<PageId> pages,
-                 std::shared_ptr<const SamplingParams> sampling = greedy(), int prompt_len = -1,
-                 int num_cached = 0) && {
-      if (prompt_len < 0) prompt_len = static_cast<int>(tokens.size());
-      admissions.push_back({slot, std::move(sampling), 99, tokens, prompt_len, num_cached});
-      page_grants.push_back({slot, 0, std::move(pages)});
-      return std::move(*this);
-    }
-    Plan&& grant(SlotId slot, int first, std::vector<PageId> pages) && {
-      page_grants.push_back({slot, first, std::move(pages)});
-      return std::move(*this);
-    }
-    Plan&& prefill(SlotId slot, int start, int length, bool samples = true,
-                   ChunkKind kind = ChunkKind::kPrompt) && {
-      prefill_chunks.push_back({slot, kind, start, length, samples});
-      return std::move(*this);
-    }
-    Plan&& replay(SlotId slot, int start, int length, bool samples = true) && {
-      return std::move(*this).prefill(slot, start, length, samples, ChunkKind::kReplay);
-    }
-    Plan&& decode(SlotId slot) && {
-      decode_rows.push_back({slot});
-      return std::move(*this);
-    }
-    Plan&& retire(SlotId slot) && {
-      retired_slots.push_back(slot);
-      return std::move(*this);
-    }
-    static inline uint64_t last_id = 0;
-  };
+  using Plan = TestPlan;
 
   StepResult run(StepPlan plan) {
     executor_.launch(std::move(plan));
@@ -105,9 +60,9 @@ TinyModel* ExecutorTest::model_ = nullptr;
 
 TEST_F(ExecutorTest, ResultsNameStepAndSlotsInPlanOrder) {
   StepPlan plan = Plan()
-                      .admit(2, make_prompt(10, 1), {0})
-                      .admit(0, make_prompt(70, 2), {7, 3})
-                      .admit(3, make_prompt(5, 3), {1})
+                      .admit(2, numbered_prompt(10, 1), {0})
+                      .admit(0, numbered_prompt(70, 2), {7, 3})
+                      .admit(3, numbered_prompt(5, 3), {1})
                       .prefill(2, 0, 10)
                       .prefill(0, 0, 40, false)
                       .prefill(3, 0, 5);
@@ -118,8 +73,8 @@ TEST_F(ExecutorTest, ResultsNameStepAndSlotsInPlanOrder) {
   ASSERT_EQ(result.rows.size(), 2u);
   EXPECT_EQ(result.rows[0].slot, 2);
   EXPECT_EQ(result.rows[1].slot, 3);
-  EXPECT_EQ(result.rows[0].tokens, alone(make_prompt(10, 1), 1));
-  EXPECT_EQ(result.rows[1].tokens, alone(make_prompt(5, 3), 1));
+  EXPECT_EQ(result.rows[0].tokens, alone(numbered_prompt(10, 1), 1));
+  EXPECT_EQ(result.rows[1].tokens, alone(numbered_prompt(5, 3), 1));
   EXPECT_TRUE(result.rows[0].logprobs.empty());
 
   // Decode rows come before sampling chunks, whatever their slots.
@@ -128,14 +83,14 @@ TEST_F(ExecutorTest, ResultsNameStepAndSlotsInPlanOrder) {
   EXPECT_EQ(result.rows[0].slot, 3);
   EXPECT_EQ(result.rows[1].slot, 2);
   EXPECT_EQ(result.rows[2].slot, 0);
-  EXPECT_EQ(result.rows[0].tokens[0], alone(make_prompt(5, 3), 2)[1]);
-  EXPECT_EQ(result.rows[1].tokens[0], alone(make_prompt(10, 1), 2)[1]);
-  EXPECT_EQ(result.rows[2].tokens, alone(make_prompt(70, 2), 1));
+  EXPECT_EQ(result.rows[0].tokens[0], alone(numbered_prompt(5, 3), 2)[1]);
+  EXPECT_EQ(result.rows[1].tokens[0], alone(numbered_prompt(10, 1), 2)[1]);
+  EXPECT_EQ(result.rows[2].tokens, alone(numbered_prompt(70, 2), 1));
 }
 
 // Step n+1 decodes what step n samples, launched before n is read; pages come as they are needed.
 TEST_F(ExecutorTest, StepsRunAhead) {
-  const Tokens prompt = make_prompt(62, 4);
+  const Tokens prompt = numbered_prompt(62, 4);
   const Tokens want = alone(prompt, 8);
   executor_.launch(Plan().admit(1, prompt, {9}).prefill(1, 0, 62));
   executor_.launch(Plan().decode(1));
@@ -149,7 +104,7 @@ TEST_F(ExecutorTest, StepsRunAhead) {
 }
 
 TEST_F(ExecutorTest, ChunksAndCompanyChangeNothing) {
-  const Tokens a = make_prompt(150, 5), b = make_prompt(90, 6), c = make_prompt(3, 7);
+  const Tokens a = numbered_prompt(150, 5), b = numbered_prompt(90, 6), c = numbered_prompt(3, 7);
   std::map<SlotId, Tokens> outputs;
   const auto run_and_keep = [&](StepPlan plan) {
     for (auto& row : run(std::move(plan)).rows) {
@@ -169,7 +124,7 @@ TEST_F(ExecutorTest, ChunksAndCompanyChangeNothing) {
 
 // A prompt's leading pages are in the pool already, computed by another slot.
 TEST_F(ExecutorTest, CachedPagesAreNotComputedAgain) {
-  const Tokens prompt = make_prompt(130, 8);
+  const Tokens prompt = numbered_prompt(130, 8);
   run(Plan().admit(0, prompt, {2, 3, 4}).prefill(0, 0, 130));
   Plan plan;
   const auto result =
@@ -185,7 +140,7 @@ TEST_F(ExecutorTest, ReplayContinuesTheSequence) {
   drawn->temperature = 1.3f;
   drawn->frequency_penalty = 0.5f;
   drawn->repetition_penalty = 1.2f;
-  const Tokens prompt = make_prompt(60, 9);
+  const Tokens prompt = numbered_prompt(60, 9);
   for (const auto& sampling : {greedy(), drawn}) {
     const Tokens want = alone(prompt, 20, sampling);
     for (const int num_known : {1, 4, 5, 15}) {
@@ -213,7 +168,8 @@ TEST_F(ExecutorTest, ReplayContinuesTheSequence) {
 
 // A replay, a prompt chunk and a decode row in one step.
 TEST_F(ExecutorTest, AllKindsInOneStep) {
-  const Tokens a = make_prompt(20, 10), b = make_prompt(30, 11), c = make_prompt(40, 12);
+  const Tokens a = numbered_prompt(20, 10), b = numbered_prompt(30, 11),
+               c = numbered_prompt(40, 12);
   const Tokens want_a = alone(a, 6), want_b = alone(b, 2), want_c = alone(c, 1);
   Tokens known = a;
   known.insert(known.end(), want_a.begin(), want_a.begin() + 5);
@@ -241,11 +197,11 @@ TEST_F(ExecutorTest, SlotsStartAfresh) {
   fancy->max_tokens = 16;
   fancy->stop_token_ids = {50, 60, 61};
   fancy->num_logprobs = 4;
-  const Tokens prompt = make_prompt(80, 13);
+  const Tokens prompt = numbered_prompt(80, 13);
   const Tokens want = alone(prompt, 5);
   for (int round = 0; round < 3; ++round) {
     StepResult result =
-        run(Plan().admit(1, make_prompt(120, round), {5, 6}, fancy).prefill(1, 0, 120));
+        run(Plan().admit(1, numbered_prompt(120, round), {5, 6}, fancy).prefill(1, 0, 120));
     ASSERT_EQ(result.rows.at(0).logprobs.size(), 1u);
     EXPECT_EQ(result.rows[0].logprobs[0].top.size(), 4u);
     for (int i = 0; i < 4; ++i) run(Plan().decode(1));
@@ -264,22 +220,22 @@ TEST_F(ExecutorTest, MinTokensBansStopTokensAndEndOfSequence) {
   sampling->min_tokens = 3;
   sampling->logit_bias = {{kTinyEos, 100.0f}, {40, 90.0f}};
   sampling->stop_token_ids = {40};
-  Tokens outputs = alone(make_prompt(5, 14), 4, sampling);
+  Tokens outputs = alone(numbered_prompt(5, 14), 4, sampling);
   for (int i = 0; i < 3; ++i) {
     EXPECT_NE(outputs[i], kTinyEos);
     EXPECT_NE(outputs[i], 40);
   }
   EXPECT_EQ(outputs[3], kTinyEos);
   sampling->ignore_eos = true;  // then the end of sequence is a token like any other
-  EXPECT_EQ(alone(make_prompt(5, 14), 1, sampling)[0], kTinyEos);
+  EXPECT_EQ(alone(numbered_prompt(5, 14), 1, sampling)[0], kTinyEos);
 }
 
 TEST_F(ExecutorTest, LogprobsOfTheRowsThatAsk) {
   auto asks = greedy();
   asks->num_logprobs = 3;
   const auto result = run(Plan()
-                              .admit(0, make_prompt(9, 15), {0}, asks)
-                              .admit(1, make_prompt(9, 15), {1})
+                              .admit(0, numbered_prompt(9, 15), {0}, asks)
+                              .admit(1, numbered_prompt(9, 15), {1})
                               .prefill(0, 0, 9)
                               .prefill(1, 0, 9));
   const auto& logprobs = result.rows.at(0).logprobs;
@@ -294,11 +250,11 @@ TEST_F(ExecutorTest, LogprobsOfTheRowsThatAsk) {
 
 // Each of these throws out of collect(); a sequence that runs beside them is not touched.
 TEST_F(ExecutorTest, BrokenPlansThrowAndLaterStepsWork) {
-  const Tokens prompt = make_prompt(70, 16);
+  const Tokens prompt = numbered_prompt(70, 16);
   const Tokens want = alone(prompt, 30);
   Tokens outputs = run(Plan().admit(0, prompt, {0, 1}).prefill(0, 0, 70)).rows.at(0).tokens;
 
-  const Tokens good = make_prompt(10, 17);
+  const Tokens good = numbered_prompt(10, 17);
   Tokens bad_token = good, negative_token = good;
   bad_token[3] = 96;
   negative_token[9] = -1;
@@ -339,8 +295,8 @@ TEST_F(ExecutorTest, BrokenPlansThrowAndLaterStepsWork) {
   }());
   add("more tokens than a step holds", [&] {
     return Plan()
-        .admit(1, make_prompt(200, 1), {2, 3, 4, 5})
-        .admit(2, make_prompt(200, 2), {6, 7, 8, 9})
+        .admit(1, numbered_prompt(200, 1), {2, 3, 4, 5})
+        .admit(2, numbered_prompt(200, 2), {6, 7, 8, 9})
         .prefill(1, 0, 200, false)
         .prefill(2, 0, 200, false);
   }());
@@ -357,9 +313,9 @@ TEST_F(ExecutorTest, BrokenPlansThrowAndLaterStepsWork) {
 // When a plan's deltas fail, the next plan, launched already, must not run its slots on what they
 // held before: old page table rows name pages that are somebody else's by now.
 TEST_F(ExecutorTest, SlotsOfFailedDeltasDoNotRun) {
-  const Tokens prompt = make_prompt(60, 18);
+  const Tokens prompt = numbered_prompt(60, 18);
   const Tokens want = alone(prompt, 12);
-  run(Plan().admit(1, make_prompt(60, 19), {3}).prefill(1, 0, 60));
+  run(Plan().admit(1, numbered_prompt(60, 19), {3}).prefill(1, 0, 60));
   Tokens outputs = run(Plan().retire(1).admit(0, prompt, {3}).prefill(0, 0, 60)).rows.at(0).tokens;
 
   Tokens bad = prompt;
@@ -370,7 +326,7 @@ TEST_F(ExecutorTest, SlotsOfFailedDeltasDoNotRun) {
   EXPECT_THROW(executor_.collect(), CheckFailure);
 
   // The same for a grant that is lost: slot 3 runs on page 7 and is to go on in a page of its own.
-  run(Plan().admit(3, make_prompt(64, 20), {7}).prefill(3, 0, 64));
+  run(Plan().admit(3, numbered_prompt(64, 20), {7}).prefill(3, 0, 64));
   executor_.launch(Plan().admit(2, bad, {4}).grant(3, 1, {8}).decode(3));
   executor_.launch(Plan().decode(3));
   EXPECT_THROW(executor_.collect(), CheckFailure);
@@ -380,9 +336,10 @@ TEST_F(ExecutorTest, SlotsOfFailedDeltasDoNotRun) {
   EXPECT_EQ(outputs, want);
 }
 
-TEST_F(ExecutorTest, DestructionFinishesWhatWasLaunched) {
+// More steps than staging blocks: those that were not issued never run.
+TEST_F(ExecutorTest, DestructionWithStepsLaunched) {
   Executor executor(config(), model_->config, model_->weights, model_->backend);
-  executor.launch(Plan().admit(0, make_prompt(10, 1), {0}).prefill(0, 0, 10));
+  executor.launch(Plan().admit(0, numbered_prompt(10, 1), {0}).prefill(0, 0, 10));
   for (int i = 0; i < 5; ++i) executor.launch(Plan().decode(0));
   (void)executor.collect();
 }
@@ -399,7 +356,7 @@ TEST_F(ExecutorTest, Bf16PoolRuns) {
   ExecutorConfig bf16 = config();
   bf16.kv_format = KvFormat::kBF16;
   Executor executor(bf16, model_->config, model_->weights, model_->backend);
-  const Tokens prompt = make_prompt(100, 21);
+  const Tokens prompt = numbered_prompt(100, 21);
   Tokens outputs;
   for (const int chunk : {100, 30}) {
     for (int start = 0; start < 100; start += chunk) {
