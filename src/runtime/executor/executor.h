@@ -147,7 +147,7 @@ class Executor {
   void set_up();
   void use_pool(int64_t num_pages);
   void warm_up();
-  void warm_up_step(StepPlan plan);
+  std::vector<StepPlan> warm_up_plans() const;
   std::unique_ptr<DecodeGraph> capture_decode_step(int64_t num_rows);
   void capture_decode_steps();
   int64_t measure_graph_bytes();

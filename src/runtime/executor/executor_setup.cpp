@@ -124,9 +124,8 @@ int64_t Executor::available_bytes() const {
                   backend_.free_memory_bytes() - memory_.graph_bytes);
 }
 
-// The steps that need the most scratch. Absorbed attention knows no lengths on the host, so its
-// scratch depends on counts alone; expanded attention gets the longest context.
-void Executor::warm_up() {
+// The steps that need the most scratch, of a mixture of sampling options.
+std::vector<StepPlan> Executor::warm_up_plans() const {
   auto sampling = std::make_shared<SamplingParams>();
   sampling->top_p = 0.9f;
   sampling->repetition_penalty = 1.1f;
@@ -135,60 +134,66 @@ void Executor::warm_up() {
     plan->admissions.push_back(
         {slot, sampling, 1, std::vector<int32_t>(num_tokens), static_cast<int32_t>(num_tokens), 0});
   };
+  const auto add_chunk = [](SlotId slot, ChunkKind kind, int64_t start, int64_t length,
+                            StepPlan* plan) {
+    plan->prefill_chunks.push_back(
+        {slot, kind, static_cast<int32_t>(start), static_cast<int32_t>(length), true});
+  };
   const int64_t longest =
       std::min(config_.max_pages_per_slot * kPageTokens, weights_.rope.cos_sin.dim(0));
-  // A full budget of one kind of chunk, in as few sequences as can have it.
+  std::vector<StepPlan> plans;
+  // A full budget of one kind of chunk, in as few sequences as can have it. Absorbed attention
+  // knows no lengths on the host, so its scratch depends on counts alone; expanded attention gets
+  // the longest context.
   for (const ChunkKind kind : {ChunkKind::kPrompt, ChunkKind::kReplay}) {
-    StepPlan plan;
+    StepPlan& plan = plans.emplace_back();
     int64_t budget = config_.max_batched_tokens;
     for (SlotId slot = 0; slot < config_.max_num_slots && budget > 0; ++slot) {
       const int64_t length = std::min(budget, longest);
       const int64_t start = kind == ChunkKind::kPrompt ? longest - length : 0;
       admit(slot, start + length, &plan);
-      plan.prefill_chunks.push_back(
-          {slot, kind, static_cast<int32_t>(start), static_cast<int32_t>(length), true});
+      add_chunk(slot, kind, start, length, &plan);
       budget -= length;
     }
-    warm_up_step(std::move(plan));
   }
-  // Half of the slots decode, the others have chunks of the same length.
-  const int64_t num_rows = std::min(config_.max_num_slots, config_.max_batched_tokens) / 2;
-  const int64_t num_chunks = std::min(config_.max_num_slots, config_.max_batched_tokens) - num_rows;
-  const int64_t length = std::min(longest, (config_.max_batched_tokens - num_rows) / num_chunks);
-  StepPlan mixed;
-  for (SlotId slot = 0; slot < num_rows + num_chunks; ++slot) {
+  // Half of the sequences decode, the others have chunks of one length; and all of them decode.
+  const int64_t num_sequences = std::min(config_.max_num_slots, config_.max_batched_tokens);
+  const int64_t num_rows = num_sequences / 2;
+  const int64_t length =
+      std::min(longest, (config_.max_batched_tokens - num_rows) / (num_sequences - num_rows));
+  StepPlan mixed, decode;
+  for (SlotId slot = 0; slot < num_sequences; ++slot) {
     admit(slot, length, &mixed);
+    admit(slot, 1, &decode);
+    decode.decode_rows.push_back({slot});
     if (slot < num_rows) {
       mixed.decode_rows.push_back({slot});
     } else {
-      mixed.prefill_chunks.push_back(
-          {slot, ChunkKind::kPrompt, 0, static_cast<int32_t>(length), true});
+      add_chunk(slot, ChunkKind::kPrompt, 0, length, &mixed);
     }
   }
-  warm_up_step(std::move(mixed));
-  StepPlan decode;
-  for (SlotId slot = 0; slot < num_rows + num_chunks; ++slot) {
-    admit(slot, 1, &decode);
-    decode.decode_rows.push_back({slot});
+  plans.push_back(std::move(mixed));
+  plans.push_back(std::move(decode));
+  return plans;
+}
+
+void Executor::warm_up() {
+  Staging* staging = &staging_.front();
+  for (StepPlan& plan : warm_up_plans()) {
+    const IssuedStep step = issue(std::move(plan), staging);
+    if (step.failure) std::rethrow_exception(step.failure);
+    backend_.wait(step.event);
   }
-  warm_up_step(std::move(decode));
+  // Captured sizes may be larger than any of these. All rows are padding.
   for (const int32_t size : config_.decode_batch_sizes) {
-    upload_inputs({}, StepCounts::decode(size), &staging_.front());
-    Carver carver(inputs_memory_.data());
-    run_step(carve_inputs(StepCounts::decode(size), carver), device_sampled(size));
-    backend_.synchronize();
+    run_step(upload_inputs({}, StepCounts::decode(size), staging), device_sampled(size));
+    backend_.wait(backend_.record());
   }
   for (Slot& slot : slots_) slot = {};
   num_issued_ = 0;
   state_.clear();
   std::lock_guard lock(mutex_);
   stats_ = {};
-}
-
-void Executor::warm_up_step(StepPlan plan) {
-  const IssuedStep step = issue(std::move(plan), &staging_.front());
-  if (step.failure) std::rethrow_exception(step.failure);
-  backend_.wait(step.event);
 }
 
 std::unique_ptr<Executor::DecodeGraph> Executor::capture_decode_step(int64_t num_rows) {

@@ -13,6 +13,57 @@ static_assert(kPageTokens == kKvPageTokens);
 
 constexpr SlotId kPaddingSlot = -1;
 
+// Fills the inputs of a step, in the order of its tokens.
+class InputWriter {
+ public:
+  explicit InputWriter(StepInputs host) : host_(std::move(host)) {
+    for (AttentionBatch* batch : {&host_.absorbed, &host_.expanded}) {
+      batch->num_sequences = 0;
+      batch->query_offsets.data<int32_t>()[0] = 0;
+    }
+  }
+  const StepInputs& host() const { return host_; }
+
+  // Its token, position and length are the device's to fill in.
+  void add_decode_row(SlotId slot) {
+    sample(num_tokens_, slot);
+    add_sequence(slot, 1, 0, &host_.absorbed);
+    add_token(slot, 0, 0);
+  }
+  // Returns its last token's index.
+  int32_t add_chunk(const PrefillChunk& chunk, const std::vector<int32_t>& tokens) {
+    const int32_t end = chunk.start + chunk.length;
+    for (int32_t position = chunk.start; position < end; ++position) {
+      add_token(chunk.slot, tokens[position], position);
+    }
+    const bool replay = chunk.kind == ChunkKind::kReplay;
+    add_sequence(chunk.slot, chunk.length, end, replay ? &host_.absorbed : &host_.expanded);
+    return num_tokens_ - 1;
+  }
+  void sample(int32_t token_idx, SlotId slot) {
+    host_.sampled_token_idx.data<int32_t>()[num_sampled_] = token_idx;
+    host_.sampled_slots.data<int32_t>()[num_sampled_++] = slot;
+  }
+
+ private:
+  void add_token(SlotId slot, int32_t token_id, int32_t position) {
+    host_.token_slots.data<int32_t>()[num_tokens_] = slot;
+    host_.token_ids.data<int32_t>()[num_tokens_] = token_id;
+    host_.positions.data<int32_t>()[num_tokens_++] = position;
+  }
+  static void add_sequence(SlotId slot, int32_t length, int32_t kv_len, AttentionBatch* batch) {
+    const int64_t sequence = batch->num_sequences++;
+    int32_t* offsets = batch->query_offsets.data<int32_t>();
+    offsets[sequence + 1] = offsets[sequence] + length;
+    batch->kv_lens.data<int32_t>()[sequence] = kv_len;
+    batch->slots.data<int32_t>()[sequence] = slot;
+  }
+
+  StepInputs host_;
+  int32_t num_tokens_ = 0;
+  int64_t num_sampled_ = 0;
+};
+
 }  // namespace
 
 Executor::IssuedStep Executor::issue(StepPlan plan, Staging* staging) {
@@ -164,65 +215,29 @@ StepCounts Executor::count_work(const StepPlan& plan) {
 StepInputs Executor::upload_inputs(const StepPlan& plan, const StepCounts& counts,
                                    Staging* staging) {
   Carver host_carver(staging->inputs.data());
-  StepInputs host = carve_inputs(counts, host_carver);
-  int32_t num_tokens = 0;
-  int64_t num_sampled = 0;
-  const auto begin_batch = [](AttentionBatch* batch) {
-    batch->num_sequences = 0;
-    batch->query_offsets.data<int32_t>()[0] = 0;
-  };
-  const auto add_sequence = [](SlotId slot, int32_t length, int32_t kv_len, AttentionBatch* batch) {
-    const int64_t sequence = batch->num_sequences++;
-    int32_t* offsets = batch->query_offsets.data<int32_t>();
-    offsets[sequence + 1] = offsets[sequence] + length;
-    batch->kv_lens.data<int32_t>()[sequence] = kv_len;
-    batch->slots.data<int32_t>()[sequence] = slot;
-  };
-  // Of a decode row, token, position and length are the device's to fill in.
-  const auto add_token = [&](SlotId slot, int32_t token_id, int32_t position) {
-    host.token_slots.data<int32_t>()[num_tokens] = slot;
-    host.token_ids.data<int32_t>()[num_tokens] = token_id;
-    host.positions.data<int32_t>()[num_tokens++] = position;
-  };
-  const auto sample_token = [&](int32_t token_idx, SlotId slot) {
-    host.sampled_token_idx.data<int32_t>()[num_sampled] = token_idx;
-    host.sampled_slots.data<int32_t>()[num_sampled++] = slot;
-  };
-
-  begin_batch(&host.absorbed);
-  begin_batch(&host.expanded);
+  InputWriter writer(carve_inputs(counts, host_carver));
   for (int64_t row = 0; row < counts.num_decode_rows; ++row) {
     const bool padding = row >= static_cast<int64_t>(plan.decode_rows.size());
-    const SlotId slot = padding ? kPaddingSlot : plan.decode_rows[row].slot;
-    sample_token(num_tokens, slot);
-    add_sequence(slot, 1, 0, &host.absorbed);
-    add_token(slot, 0, 0);
+    writer.add_decode_row(padding ? kPaddingSlot : plan.decode_rows[row].slot);
   }
   std::vector<int32_t> last_token_of_chunk(plan.prefill_chunks.size());
   for (const ChunkKind kind : {ChunkKind::kReplay, ChunkKind::kPrompt}) {
     for (size_t i = 0; i < plan.prefill_chunks.size(); ++i) {
       const PrefillChunk& chunk = plan.prefill_chunks[i];
-      if (chunk.kind != kind) continue;
-      const auto& tokens = slots_[chunk.slot].tokens;
-      const int32_t end = chunk.start + chunk.length;
-      for (int32_t position = chunk.start; position < end; ++position) {
-        add_token(chunk.slot, tokens[position], position);
-      }
-      add_sequence(chunk.slot, chunk.length, end,
-                   kind == ChunkKind::kReplay ? &host.absorbed : &host.expanded);
-      last_token_of_chunk[i] = num_tokens - 1;
+      if (chunk.kind == kind)
+        last_token_of_chunk[i] = writer.add_chunk(chunk, slots_[chunk.slot].tokens);
     }
   }
   for (size_t i = 0; i < plan.prefill_chunks.size(); ++i) {
     const PrefillChunk& chunk = plan.prefill_chunks[i];
-    if (chunk.samples) sample_token(last_token_of_chunk[i], chunk.slot);
+    if (chunk.samples) writer.sample(last_token_of_chunk[i], chunk.slot);
   }
 
   backend_.copy_in_async(inputs_memory_.data(), staging->inputs.data(), host_carver.used_bytes());
   Carver device_carver(inputs_memory_.data());
   StepInputs inputs = carve_inputs(counts, device_carver);
-  inputs.expanded.host_query_offsets = host.expanded.query_offsets.data<int32_t>();
-  inputs.expanded.host_kv_lens = host.expanded.kv_lens.data<int32_t>();
+  inputs.expanded.host_query_offsets = writer.host().expanded.query_offsets.data<int32_t>();
+  inputs.expanded.host_kv_lens = writer.host().expanded.kv_lens.data<int32_t>();
   return inputs;
 }
 
