@@ -42,9 +42,9 @@ __device__ inline unsigned int to_e4m3x4(float a, float b, float c, float d) {
   return low | (high << 16);
 }
 
-// Scale of a block whose largest magnitude is `largest`, and the factor on its values before they are
-// rounded: the arithmetic of round_to_f8e4m3_block. A block of zeros has scale 0. The bound on the
-// factor keeps blocks of almost nothing (under 2e-36) from 0 * infinity.
+// Scale of a block whose largest magnitude is `largest`, and the factor on its values before they
+// are rounded: the arithmetic of round_to_f8e4m3_block. A block of zeros has scale 0. The bound on
+// the factor keeps blocks of almost nothing (under 2e-36) from 0 * infinity.
 __device__ inline float e4m3_block_scale(float largest) { return __fdiv_rn(largest, 448.0f); }
 __device__ inline float e4m3_block_factor(float largest) {
   return fminf(__fdiv_rn(448.0f, largest), 3.402823466e+38f);

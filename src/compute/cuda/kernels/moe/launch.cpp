@@ -41,7 +41,8 @@ void sort_by_expert(const SortProblem& problem, cudaStream_t stream) {
 
 void expand_rows(const ExpandProblem& problem, cudaStream_t stream) {
   const ExpandProblem& p = problem;
-  CHECK(p.topk > 0 && p.num_rows >= 0 && p.width >= 0, p.topk, p.num_rows, p.width);
+  CHECK(p.topk > 0 && p.num_rows >= 0 && p.num_rows % p.topk == 0 && p.width >= 0, p.topk,
+        p.num_rows, p.width);
   CHECK(p.x_stride >= p.width && p.out_stride >= p.width, p.x_stride, p.out_stride, p.width);
   if (p.num_rows == 0 || p.width == 0) return;
   launch_expand(p, stream);
@@ -50,7 +51,8 @@ void expand_rows(const ExpandProblem& problem, cudaStream_t stream) {
 
 void expand_rows(const ExpandFp8Problem& problem, cudaStream_t stream) {
   const ExpandFp8Problem& p = problem;
-  CHECK(p.topk > 0 && p.num_rows >= 0 && p.width >= 0, p.topk, p.num_rows, p.width);
+  CHECK(p.topk > 0 && p.num_rows >= 0 && p.num_rows % p.topk == 0 && p.width >= 0, p.topk,
+        p.num_rows, p.width);
   CHECK(p.x.value_stride >= p.width && p.out.value_stride >= p.width &&
             p.out.scale_stride >= p.num_rows,
         p.x.value_stride, p.out.value_stride, p.out.scale_stride, p.width);

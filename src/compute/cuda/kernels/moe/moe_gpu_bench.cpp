@@ -56,8 +56,8 @@ TEST(MoeBench, Rows) {
     const DeviceArray<uint16_t> x(to_bf16(random_normal(tokens * kHidden, 1.0f, 4)));
     const DeviceArray<uint16_t> expanded(rows * kHidden), out(tokens * kHidden);
     const double expand_us = median_us(10, 10, [&](int, cudaStream_t stream) {
-      expand_rows(ExpandProblem{x.data(), kHidden, order.data(), rows, kTopk, kHidden,
-                                expanded.data(), kHidden},
+      expand_rows(ExpandProblem{x.data(), kHidden, order.data(), positions.data(), rows, kTopk,
+                                kHidden, expanded.data(), kHidden},
                   stream);
     });
     const int64_t blocks = Fp8Rows::num_scale_blocks(kHidden);
@@ -69,6 +69,7 @@ TEST(MoeBench, Rows) {
       expand_rows(ExpandFp8Problem{{reinterpret_cast<uint8_t*>(x.data()), kHidden, x_scales.data(),
                                     x_scale_stride},
                                    order.data(),
+                                   positions.data(),
                                    rows,
                                    kTopk,
                                    kHidden,

@@ -42,12 +42,14 @@ struct SortProblem {
   void* scratch = nullptr;       // sort_scratch_bytes()
 };
 
-// out[i] = x[rows[i] / topk]; BF16.
+// out[i] = x[rows[i] / topk]; BF16. `positions` (the inverse of `rows`) may be null; with it,
+// batches that do not stay in the L2 read each token's row once.
 struct ExpandProblem {
   const void* x = nullptr;  // [num_tokens, width]
   int64_t x_stride = 0;
-  const int32_t* rows = nullptr;  // [num_rows]
-  int64_t num_rows = 0;
+  const int32_t* rows = nullptr;       // [num_rows]
+  const int32_t* positions = nullptr;  // [num_rows], or null
+  int64_t num_rows = 0;                // a multiple of topk
   int topk = 1;
   int64_t width = 0;
   void* out = nullptr;  // [num_rows, width]
@@ -56,9 +58,10 @@ struct ExpandProblem {
 
 // The same of rows with 1x128 scales: values and scales.
 struct ExpandFp8Problem {
-  Fp8Rows x;                      // [num_tokens, width]
-  const int32_t* rows = nullptr;  // [num_rows]
-  int64_t num_rows = 0;
+  Fp8Rows x;                           // [num_tokens, width]
+  const int32_t* rows = nullptr;       // [num_rows]
+  const int32_t* positions = nullptr;  // [num_rows], or null
+  int64_t num_rows = 0;                // a multiple of topk
   int topk = 1;
   int64_t width = 0;
   Fp8Rows out;  // [num_rows, width]

@@ -20,8 +20,9 @@ void launch_norm_generic(const NormParts& parts, cudaStream_t stream);
 
 void launch_add(const AddProblem& problem, bool vector, cudaStream_t stream);
 
-// The vector form: rope_dim a multiple of 16 and at most 2048, everything aligned to 16 bytes. A
-// thread turns 8 pairs of each of `heads_per_thread` (1, 2 or 4) heads.
+// The vector form: rope_dim a multiple of 16, everything aligned to 16 bytes. A thread turns its
+// pairs in each of `heads_per_thread` (1, 2 or 4) heads.
+inline constexpr int64_t kMaxVectorRopeDim = 1024;
 void launch_rope_vector(const RopeProblem& problem, int heads_per_thread, cudaStream_t stream);
 void launch_rope_generic(const RopeProblem& problem, cudaStream_t stream);
 

@@ -42,9 +42,8 @@ void run(const NormParts& parts, cudaStream_t stream) {
   const int64_t num_rows = parts.part[0].num_rows;
   if (num_rows == 0) return;
   if (vector) {
-    // A row per block of many threads is soonest done; many rows want more loads a thread instead.
-    const bool few_rows = num_rows <= 2 * DeviceInfo::current().num_sms;
-    launch_norm_vector(parts, width <= kMaxVectorWidth / 2 && few_rows ? 1 : 2, stream);
+    // One vector a thread is the faster at every number of rows (README.md), where it suffices.
+    launch_norm_vector(parts, width <= kMaxVectorWidth / 2 ? 1 : 2, stream);
   } else {
     launch_norm_generic(parts, stream);
   }
@@ -53,7 +52,8 @@ void run(const NormParts& parts, cudaStream_t stream) {
 
 bool fits_vectors(const RopeProblem& p) {
   const PoolTarget& pool = p.pool;
-  const bool table = p.rope_dim % 16 == 0 && p.rope_dim <= 2048 && is_aligned(p.cos_sin, 16);
+  const bool table =
+      p.rope_dim % 16 == 0 && p.rope_dim <= kMaxVectorRopeDim && is_aligned(p.cos_sin, 16);
   const bool q = is_aligned(p.q_pe, 16) && p.q_token_stride % 8 == 0 && p.q_head_stride % 8 == 0;
   const bool copy =
       is_aligned(p.q_copy, 16) && p.copy_token_stride % 8 == 0 && p.copy_head_stride % 8 == 0;
@@ -89,7 +89,7 @@ void rope_write_kv(const RopeProblem& problem, cudaStream_t stream) {
   CHECK(p.rope_dim >= 0 && p.rope_dim % 2 == 0, p.rope_dim);
   CHECK(p.num_heads == 0 || (p.q_pe != nullptr && p.q_head_stride >= p.rope_dim), p.num_heads,
         p.q_head_stride, p.rope_dim);
-  CHECK(p.cos_sin != nullptr || p.num_heads == 0, p.num_heads);
+  CHECK(p.cos_sin != nullptr ? p.rope_dim > 0 : p.num_heads == 0, p.num_heads, p.rope_dim);
   CHECK(p.num_copied >= 0 && p.num_copied <= p.num_tokens &&
             (p.num_copied == 0 || p.q_copy != nullptr),
         p.num_copied, p.num_tokens);
@@ -102,8 +102,8 @@ void rope_write_kv(const RopeProblem& problem, cudaStream_t stream) {
   }
   if (p.num_tokens == 0 || (p.num_heads == 0 && p.latent == nullptr)) return;
   if (fits_vectors(p)) {
-    // Several heads a thread once there are blocks enough to fill the device twice.
-    const int64_t blocks = p.num_tokens * ((p.num_heads * p.rope_dim / 16 + 127) / 128);
+    // Several heads a thread once there are blocks enough to fill the device without.
+    const int64_t blocks = p.num_tokens * ((p.num_heads * p.rope_dim / 8 + 127) / 128);
     const int64_t wave = int64_t{DeviceInfo::current().num_sms} * 12;
     launch_rope_vector(p, blocks >= 4 * wave ? 4 : blocks >= 2 * wave ? 2 : 1, stream);
   } else {

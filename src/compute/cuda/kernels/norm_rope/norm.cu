@@ -1,7 +1,9 @@
 // RMS norms, with the residual sum before and FP8 rows after, and the plain sum. A row stays in
-// registers between the two passes over it; the weight is asked for before the first.
+// registers between the two passes over it. The weight, which no kernel writes, is asked for before
+// the kernel in front is done.
 #include "compute/cuda/kernels/norm_rope/kernels.h"
 #include "compute/cuda/primitives/ld_st.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
 #include "compute/cuda/primitives/warp.cuh"
 
 namespace deepflight::cuda_norm_rope {
@@ -54,6 +56,17 @@ __global__ void __launch_bounds__(1024)
   const auto width = static_cast<int>(p.width);
   float values[kVectors][8];
   float weights[kVectors][8];
+  allow_next_kernel();
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int column = static_cast<int>(threadIdx.x + i * blockDim.x) * 8;
+    if (column >= width) continue;
+    const float4 low = __ldg(reinterpret_cast<const float4*>(p.weight + column));
+    const float4 high = __ldg(reinterpret_cast<const float4*>(p.weight + column + 4));
+    weights[i][0] = low.x, weights[i][1] = low.y, weights[i][2] = low.z, weights[i][3] = low.w;
+    weights[i][4] = high.x, weights[i][5] = high.y, weights[i][6] = high.z, weights[i][7] = high.w;
+  }
+  wait_for_previous_kernel();
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int column = static_cast<int>(threadIdx.x + i * blockDim.x) * 8;
@@ -67,10 +80,6 @@ __global__ void __launch_bounds__(1024)
 #pragma unroll
       for (int j = 0; j < 8; ++j) values[i][j] = rounded(sums[j] + values[i][j]);
     }
-    const float4 low = __ldg(reinterpret_cast<const float4*>(p.weight + column));
-    const float4 high = __ldg(reinterpret_cast<const float4*>(p.weight + column + 4));
-    weights[i][0] = low.x, weights[i][1] = low.y, weights[i][2] = low.z, weights[i][3] = low.w;
-    weights[i][4] = high.x, weights[i][5] = high.y, weights[i][6] = high.z, weights[i][7] = high.w;
   }
   float squares = 0.0f;
 #pragma unroll
@@ -162,6 +171,8 @@ __global__ void __launch_bounds__(kGenericThreads)
 template <int kElements>
 __global__ void __launch_bounds__(kGenericThreads)
     add_kernel(const __grid_constant__ AddProblem p, int64_t items_per_row) {
+  allow_next_kernel();
+  wait_for_previous_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kGenericThreads + threadIdx.x;
   if (item >= p.num_rows * items_per_row) return;
   const int64_t row = item / items_per_row;
@@ -196,7 +207,7 @@ void launch_norm_vector(const NormParts& parts, int vectors_per_thread, cudaStre
   } else {
     kernel = add ? &norm_vector_kernel<2, true> : &norm_vector_kernel<2, false>;
   }
-  kernel<<<grid, threads, 0, stream>>>(parts);
+  launch_early(kernel, grid, threads, stream, parts);
 }
 
 void launch_norm_generic(const NormParts& parts, cudaStream_t stream) {
@@ -210,7 +221,7 @@ void launch_add(const AddProblem& p, bool vector, cudaStream_t stream) {
   const int64_t blocks = (p.num_rows * items_per_row + kGenericThreads - 1) / kGenericThreads;
   const auto grid = static_cast<unsigned int>(blocks);
   if (vector) {
-    add_kernel<8><<<grid, kGenericThreads, 0, stream>>>(p, items_per_row);
+    launch_early(&add_kernel<8>, grid, kGenericThreads, stream, p, items_per_row);
   } else {
     add_kernel<1><<<grid, kGenericThreads, 0, stream>>>(p, items_per_row);
   }

@@ -264,5 +264,134 @@ TEST(Add, IsTheRoundedSum) {
   }
 }
 
+// Launches may start before the one in front is done, and must yet see all that it wrote: a graph
+// of steps that feed each other gives what the same steps one at a time give.
+TEST(NormChain, OverlappedLaunchesGiveWhatSingleOnesGive) {
+  for (const int64_t num_rows : {1, 64, 700}) {
+    const int64_t width = 7168;
+    const DeviceArray<float> weight(testing::random_normal(width, 1.0f, 3));
+    std::vector<uint16_t> results[2];
+    for (const bool overlapped : {false, true}) {
+      const Matrix a(num_rows, width, width, 1.0f, 1);
+      const Matrix b(num_rows, width, width, 1.0f, 2);
+      const DeviceArray<uint16_t> out(num_rows * width);
+      const auto steps = [&](cudaStream_t stream, auto between) {
+        for (int i = 0; i < 12; ++i) {
+          rms_norm({num_rows,
+                    width,
+                    a.device.data(),
+                    width,
+                    b.device.data(),
+                    width,
+                    weight.data(),
+                    kEps,
+                    out.data(),
+                    width,
+                    {}},
+                   stream);
+          between();
+          add({num_rows, width, out.data(), width, a.device.data(), width}, stream);
+          between();
+          rms_norm({num_rows,
+                    width,
+                    a.device.data(),
+                    width,
+                    nullptr,
+                    0,
+                    weight.data(),
+                    kEps,
+                    a.device.data(),
+                    width,
+                    {}},
+                   stream);
+          between();
+        }
+      };
+      cudaStream_t stream;
+      CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+      if (!overlapped) {
+        steps(stream, [&] { CUDA_CHECK(cudaStreamSynchronize(stream)); });
+      } else {
+        cudaGraph_t graph;
+        cudaGraphExec_t exec;
+        CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+        steps(stream, [] {});
+        CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+        CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+        CUDA_CHECK(cudaGraphLaunch(exec, stream));
+        CUDA_CHECK(cudaStreamSynchronize(stream));
+        cudaGraphExecDestroy(exec);
+        cudaGraphDestroy(graph);
+      }
+      cudaStreamDestroy(stream);
+      results[overlapped] = a.device.host();
+      const auto sums = b.device.host();
+      results[overlapped].insert(results[overlapped].end(), sums.begin(), sums.end());
+    }
+    EXPECT_TRUE(results[0] == results[1]) << "rows " << num_rows;
+  }
+}
+
+// The same after a copy, a memset, and a join of two streams, captured and not.
+TEST(NormChain, OverlapsBehindCopiesAndJoins) {
+  const int64_t num_rows = 300, width = 7168, count = num_rows * width;
+  const Matrix source(num_rows, width, width, 1.0f, 1);
+  const DeviceArray<uint16_t> sum(count), copy(count), side(count), spare(count);
+  cudaStream_t stream, other;
+  cudaEvent_t forked, joined;
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CUDA_CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+  CUDA_CHECK(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+  CUDA_CHECK(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+  const auto plus = [&](const uint16_t* delta, uint16_t* into, cudaStream_t where) {
+    add({num_rows, width, delta, width, into, width}, where);
+  };
+  const auto steps = [&] {
+    CUDA_CHECK(cudaMemsetAsync(sum.data(), 0, count * 2, stream));
+    plus(source.device.data(), sum.data(), stream);  // x
+    CUDA_CHECK(
+        cudaMemcpyAsync(copy.data(), sum.data(), count * 2, cudaMemcpyDeviceToDevice, stream));
+    plus(sum.data(), copy.data(), stream);  // 2 x
+    CUDA_CHECK(cudaEventRecord(forked, stream));
+    CUDA_CHECK(cudaStreamWaitEvent(other, forked));
+    CUDA_CHECK(cudaMemsetAsync(side.data(), 0, count * 2, other));
+    plus(copy.data(), side.data(), other);  // 2 x
+    plus(sum.data(), side.data(), other);   // 3 x, rounded
+    CUDA_CHECK(cudaEventRecord(joined, other));
+    plus(source.device.data(), spare.data(), stream);  // something beside the other stream
+    CUDA_CHECK(cudaStreamWaitEvent(stream, joined));
+    plus(side.data(), copy.data(), stream);
+  };
+  std::vector<uint16_t> want(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = bf16_to_f32(source.host[i]);
+    const float side_value = bf16_to_f32(f32_to_bf16(2 * x + x));
+    want[i] = f32_to_bf16(side_value + 2 * x);
+  }
+  for (int round = 0; round < 3; ++round) {
+    steps();
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    ASSERT_TRUE(copy.host() == want) << "issued, round " << round;
+  }
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  steps();
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  for (int round = 0; round < 3; ++round) {
+    CUDA_CHECK(cudaMemset(copy.data(), 0xff, count * 2));
+    CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    ASSERT_TRUE(copy.host() == want) << "captured, round " << round;
+  }
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaEventDestroy(forked);
+  cudaEventDestroy(joined);
+  cudaStreamDestroy(stream);
+  cudaStreamDestroy(other);
+}
+
 }  // namespace
 }  // namespace deepflight::cuda_norm_rope

@@ -154,6 +154,21 @@ TEST(RopeBench, RopeWriteKv) {
            testing::median_us(kLaunches, 9, [&](int i, cudaStream_t stream) {
              rope_write_kv(problem(i), stream);
            }));
+    if (rows == 8192) {
+      report("rope_write_kv", rows, "dense q", bytes,
+             testing::median_us(kLaunches, 9, [&](int i, cudaStream_t stream) {
+               RopeProblem p = problem(i);
+               p.q_token_stride = heads * rope;
+               p.q_head_stride = rope;
+               rope_write_kv(p, stream);
+             }));
+      report("rope", rows, "no latent", bytes,
+             testing::median_us(kLaunches, 9, [&](int i, cudaStream_t stream) {
+               RopeProblem p = problem(i);
+               p.latent = nullptr;
+               rope_write_kv(p, stream);
+             }));
+    }
     for (const int heads_per_thread : {1, 2, 4}) {
       report("rope_write_kv", rows, fmt::format("heads {}", heads_per_thread), bytes,
              testing::median_us(kLaunches, 9, [&](int i, cudaStream_t stream) {

@@ -18,7 +18,8 @@ struct NormProblem {
   int64_t x_stride = 0;
   uint16_t* residual = nullptr;  // BF16 [num_rows, width], updated; or null
   int64_t residual_stride = 0;
-  const float* weight = nullptr;  // [width]
+  // [width]. Read before the kernels in front are done: not for one of them to write.
+  const float* weight = nullptr;
   float eps = 0.0f;
   uint16_t* out = nullptr;  // BF16 [num_rows, width]; or null
   int64_t out_stride = 0;

@@ -2,6 +2,7 @@
 // a run of heads; the last block of a token in y takes its latent row.
 #include "compute/cuda/kernels/norm_rope/kernels.h"
 #include "compute/cuda/primitives/ld_st.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
 
 namespace deepflight::cuda_norm_rope {
 namespace {
@@ -15,10 +16,6 @@ __device__ inline __nv_bfloat16* bf16(uint16_t* bits) {
   return reinterpret_cast<__nv_bfloat16*>(bits);
 }
 
-__device__ inline float rounded(float value) {
-  return __bfloat162float(__float2bfloat16_rn(value));
-}
-
 // Element 0 of the token's row in its page; null for padding.
 __device__ inline char* pool_row(const RopeProblem& p, int64_t token, int position) {
   const PoolTarget& pool = p.pool;
@@ -30,147 +27,153 @@ __device__ inline char* pool_row(const RopeProblem& p, int64_t token, int positi
   return static_cast<char*>(pool.base) + row * pool.token_dim * element_bytes;
 }
 
-// Values are BF16 already (rounded), so that both formats store what the latent row holds.
+// What the latent row holds, in either format.
 __device__ inline void store_pool8(const PoolTarget& pool, char* row, int64_t column,
-                                   const float (&values)[8]) {
+                                   const Bf16x8& values) {
   if (pool.format == PoolFormat::kBF16) {
-    store8(reinterpret_cast<__nv_bfloat16*>(row) + column, values);
+    *reinterpret_cast<Bf16x8*>(row + column * 2) = values;
     return;
   }
   float scaled[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) scaled[i] = __fdiv_rn(values[i], pool.scale);
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __bfloat1622float2(values.pairs[i]);
+    scaled[2 * i] = __fdiv_rn(pair.x, pool.scale);
+    scaled[2 * i + 1] = __fdiv_rn(pair.y, pool.scale);
+  }
   uint2 packed;
   packed.x = to_e4m3x4(scaled[0], scaled[1], scaled[2], scaled[3]);
   packed.y = to_e4m3x4(scaled[4], scaled[5], scaled[6], scaled[7]);
   *reinterpret_cast<uint2*>(row + column) = packed;
 }
 
-// Eight pairs as they lie: two runs of 8 elements, at columns low_column and high_column.
-struct Pairs8 {
-  float low[8];
-  float high[8];
-};
-
-struct Angles8 {
-  float cosines[8];
-  float sines[8];
-};
-
-__device__ inline void load_floats(const float* source, float (&values)[8]) {
-  const float4 low = __ldg(reinterpret_cast<const float4*>(source));
-  const float4 high = __ldg(reinterpret_cast<const float4*>(source) + 1);
-  values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-  values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+__device__ inline Bf16x8 load_bf16x8(const __nv_bfloat16* source) {
+  return *reinterpret_cast<const Bf16x8*>(source);
+}
+__device__ inline void store_bf16x8(__nv_bfloat16* target, const Bf16x8& values) {
+  *reinterpret_cast<Bf16x8*>(target) = values;
 }
 
-// Rounded to BF16.
-__device__ inline void rotate(const Angles8& angles, bool interleaved, Pairs8* pairs) {
-  if (interleaved) {
+// What a thread turns of a head, by 16-byte pieces so that neighbours touch neighbouring ones: four
+// pairs in one piece, or, where the halves are the pairs, eight in two.
+template <bool kInterleaved>
+struct Item {
+  static constexpr int kPieces = kInterleaved ? 1 : 2;
+  static constexpr int kPairs = 4 * kPieces;
+
+  __device__ Item(const RopeProblem& p, int item_idx)
+      : idx(item_idx), piece_distance(static_cast<int>(p.rope_dim / 2)) {}
+  __device__ int column(int piece) const { return idx * 8 + piece * piece_distance; }
+  __device__ void load_angles(const RopeProblem& p, int position) {
+    const float* row = p.cos_sin + position * p.rope_dim + idx * kPairs;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float x = pairs->low[2 * i], y = pairs->low[2 * i + 1];
-      pairs->low[2 * i] = rounded(x * angles.cosines[i] - y * angles.sines[i]);
-      pairs->low[2 * i + 1] = rounded(y * angles.cosines[i] + x * angles.sines[i]);
-      const float u = pairs->high[2 * i], v = pairs->high[2 * i + 1];
-      pairs->high[2 * i] = rounded(u * angles.cosines[4 + i] - v * angles.sines[4 + i]);
-      pairs->high[2 * i + 1] = rounded(v * angles.cosines[4 + i] + u * angles.sines[4 + i]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float x = pairs->low[i], y = pairs->high[i];
-      pairs->low[i] = rounded(x * angles.cosines[i] - y * angles.sines[i]);
-      pairs->high[i] = rounded(y * angles.cosines[i] + x * angles.sines[i]);
+    for (int i = 0; i < kPairs; i += 4) {
+      const float4 c = __ldg(reinterpret_cast<const float4*>(row + i));
+      const float4 s = __ldg(reinterpret_cast<const float4*>(row + p.rope_dim / 2 + i));
+      cosines[i] = c.x, cosines[i + 1] = c.y, cosines[i + 2] = c.z, cosines[i + 3] = c.w;
+      sines[i] = s.x, sines[i + 1] = s.y, sines[i + 2] = s.z, sines[i + 3] = s.w;
     }
   }
-}
+  __device__ void rotate(Bf16x8 (&pieces)[kPieces]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kInterleaved) {
+        const float2 v = __bfloat1622float2(pieces[0].pairs[i]);
+        pieces[0].pairs[i] = __floats2bfloat162_rn(v.x * cosines[i] - v.y * sines[i],
+                                                   v.y * cosines[i] + v.x * sines[i]);
+      } else {
+        const float2 x = __bfloat1622float2(pieces[0].pairs[i]);
+        const float2 y = __bfloat1622float2(pieces[1].pairs[i]);
+        const int j = 2 * i;
+        pieces[0].pairs[i] = __floats2bfloat162_rn(x.x * cosines[j] - y.x * sines[j],
+                                                   x.y * cosines[j + 1] - y.y * sines[j + 1]);
+        pieces[1].pairs[i] = __floats2bfloat162_rn(y.x * cosines[j] + x.x * sines[j],
+                                                   y.y * cosines[j + 1] + x.y * sines[j + 1]);
+      }
+    }
+  }
 
-struct Columns {
-  int low;
-  int high;
+  int idx;
+  int piece_distance;
+  float cosines[kPairs];
+  float sines[kPairs];
 };
 
-__device__ inline Columns columns_of(const RopeProblem& p, int item) {
-  const auto half = static_cast<int>(p.rope_dim / 2);
-  return p.interleaved ? Columns{item * 16, item * 16 + 8} : Columns{item * 8, half + item * 8};
-}
-
-__device__ inline Angles8 angles_of(const RopeProblem& p, int position, int item) {
-  const float* row = p.cos_sin + position * p.rope_dim;
-  Angles8 angles;
-  load_floats(row + item * 8, angles.cosines);
-  load_floats(row + p.rope_dim / 2 + item * 8, angles.sines);
-  return angles;
-}
-
-__device__ inline void latent_vector(const RopeProblem& p, int64_t token, int position) {
-  const auto rope_dim = static_cast<int>(p.cos_sin == nullptr ? 0 : p.rope_dim);
-  const auto plain_dim = static_cast<int>(p.pool.token_dim) - rope_dim;
-  const int num_items = rope_dim / 16;
+template <bool kInterleaved>
+__device__ inline void latent_vector(const RopeProblem& p, int64_t token, int num_items) {
+  constexpr int kPieces = Item<kInterleaved>::kPieces;
+  const int position = p.positions[token];
+  const auto plain_dim =
+      static_cast<int>(p.pool.token_dim - (p.cos_sin == nullptr ? 0 : p.rope_dim));
+  if (p.cos_sin == nullptr) num_items = 0;
   __nv_bfloat16* latent = bf16(p.latent) + token * p.latent_stride;
   char* target = pool_row(p, token, position);
   for (int work = static_cast<int>(threadIdx.x); work < num_items + plain_dim / 8;
        work += kThreads) {
     if (work < num_items) {
-      const Columns columns = columns_of(p, work);
-      const Angles8 angles = angles_of(p, position, work);
-      Pairs8 pairs;
-      load8(latent + plain_dim + columns.low, pairs.low);
-      load8(latent + plain_dim + columns.high, pairs.high);
-      rotate(angles, p.interleaved, &pairs);
-      store8(latent + plain_dim + columns.low, pairs.low);
-      store8(latent + plain_dim + columns.high, pairs.high);
-      if (target != nullptr) {
-        store_pool8(p.pool, target, plain_dim + columns.low, pairs.low);
-        store_pool8(p.pool, target, plain_dim + columns.high, pairs.high);
+      Item<kInterleaved> item(p, work);
+      item.load_angles(p, position);
+      Bf16x8 pieces[kPieces];
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        pieces[i] = load_bf16x8(latent + plain_dim + item.column(i));
+      }
+      item.rotate(pieces);
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        store_bf16x8(latent + plain_dim + item.column(i), pieces[i]);
+        if (target != nullptr) {
+          store_pool8(p.pool, target, plain_dim + item.column(i), pieces[i]);
+        }
       }
     } else if (target != nullptr) {
       const int column = (work - num_items) * 8;
-      float values[8];
-      load8(latent + column, values);
-      store_pool8(p.pool, target, column, values);
+      store_pool8(p.pool, target, column, load_bf16x8(latent + column));
     }
   }
 }
 
-template <int kHeads>
+template <bool kInterleaved, int kHeads>
 __global__ void __launch_bounds__(kThreads)
     rope_vector_kernel(const __grid_constant__ RopeProblem p, int num_items) {
+  constexpr int kPieces = Item<kInterleaved>::kPieces;
+  allow_next_kernel();
+  wait_for_previous_kernel();
   const int64_t token = blockIdx.x;
-  const int position = p.positions[token];
   if (p.latent != nullptr && blockIdx.y == gridDim.y - 1) {
-    latent_vector(p, token, position);
+    latent_vector<kInterleaved>(p, token, num_items);
     return;
   }
   const int heads_per_pass = kThreads / num_items;
-  const int item = static_cast<int>(threadIdx.x) % num_items;
   const int first = static_cast<int>(blockIdx.y) * heads_per_pass * kHeads +
                     static_cast<int>(threadIdx.x) / num_items;
   if (static_cast<int>(threadIdx.x) >= heads_per_pass * num_items) return;
-  const Columns columns = columns_of(p, item);
+  Item<kInterleaved> item(p, static_cast<int>(threadIdx.x) % num_items);
   __nv_bfloat16* q = bf16(p.q_pe) + token * p.q_token_stride;
-  Pairs8 pairs[kHeads];
+  Bf16x8 pieces[kHeads][kPieces];
 #pragma unroll
-  for (int i = 0; i < kHeads; ++i) {
-    const int head = first + i * heads_per_pass;
+  for (int h = 0; h < kHeads; ++h) {
+    const int head = first + h * heads_per_pass;
     if (head >= p.num_heads) continue;
-    load8(q + head * p.q_head_stride + columns.low, pairs[i].low);
-    load8(q + head * p.q_head_stride + columns.high, pairs[i].high);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      pieces[h][i] = load_bf16x8(q + head * p.q_head_stride + item.column(i));
+    }
   }
-  const Angles8 angles = angles_of(p, position, item);
+  item.load_angles(p, p.positions[token]);
   __nv_bfloat16* copy =
       token < p.num_copied ? bf16(p.q_copy) + token * p.copy_token_stride : nullptr;
 #pragma unroll
-  for (int i = 0; i < kHeads; ++i) {
-    const int head = first + i * heads_per_pass;
+  for (int h = 0; h < kHeads; ++h) {
+    const int head = first + h * heads_per_pass;
     if (head >= p.num_heads) continue;
-    rotate(angles, p.interleaved, &pairs[i]);
-    store8(q + head * p.q_head_stride + columns.low, pairs[i].low);
-    store8(q + head * p.q_head_stride + columns.high, pairs[i].high);
-    if (copy != nullptr) {
-      store8(copy + head * p.copy_head_stride + columns.low, pairs[i].low);
-      store8(copy + head * p.copy_head_stride + columns.high, pairs[i].high);
+    item.rotate(pieces[h]);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      store_bf16x8(q + head * p.q_head_stride + item.column(i), pieces[h][i]);
+      if (copy != nullptr) {
+        store_bf16x8(copy + head * p.copy_head_stride + item.column(i), pieces[h][i]);
+      }
     }
   }
 }
@@ -236,20 +239,23 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void launch_rope_vector(const RopeProblem& p, int heads_per_thread, cudaStream_t stream) {
-  const int num_items = p.rope_dim == 0 ? 1 : static_cast<int>(p.rope_dim / 16);
-  const int64_t heads_per_block = int64_t{kThreads / num_items} * heads_per_thread;
-  const int64_t head_blocks =
-      p.cos_sin == nullptr ? 0 : (p.num_heads + heads_per_block - 1) / heads_per_block;
+  const auto num_items = static_cast<int>(p.rope_dim / (p.interleaved ? 8 : 16));
+  int64_t head_blocks = 0;
+  if (p.cos_sin != nullptr && p.num_heads > 0) {
+    const int64_t heads_per_block = int64_t{kThreads / num_items} * heads_per_thread;
+    head_blocks = (p.num_heads + heads_per_block - 1) / heads_per_block;
+  }
   const dim3 grid(static_cast<unsigned int>(p.num_tokens),
                   static_cast<unsigned int>(head_blocks + (p.latent != nullptr ? 1 : 0)));
-  if (grid.y == 0) return;
+  void (*kernel)(RopeProblem, int);
   if (heads_per_thread == 1) {
-    rope_vector_kernel<1><<<grid, kThreads, 0, stream>>>(p, num_items);
+    kernel = p.interleaved ? &rope_vector_kernel<true, 1> : &rope_vector_kernel<false, 1>;
   } else if (heads_per_thread == 2) {
-    rope_vector_kernel<2><<<grid, kThreads, 0, stream>>>(p, num_items);
+    kernel = p.interleaved ? &rope_vector_kernel<true, 2> : &rope_vector_kernel<false, 2>;
   } else {
-    rope_vector_kernel<4><<<grid, kThreads, 0, stream>>>(p, num_items);
+    kernel = p.interleaved ? &rope_vector_kernel<true, 4> : &rope_vector_kernel<false, 4>;
   }
+  launch_early(kernel, grid, kThreads, stream, p, num_items);
 }
 
 void launch_rope_generic(const RopeProblem& p, cudaStream_t stream) {

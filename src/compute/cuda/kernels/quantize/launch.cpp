@@ -24,10 +24,11 @@ void run(const RowsProblem& p, cudaStream_t stream) {
   if (!fits_vectors(p)) {
     launch_generic(p, stream);
   } else {
-    // Several loads a thread once there are threads enough to fill the device without.
-    const int64_t threads = num_blocks * 16;
+    // Two loads a thread pay where a thread has one operand and the device is full without; SwiGLU
+    // has two loads already (README.md).
     const int64_t wave = int64_t{DeviceInfo::current().num_sms} * 2048;
-    launch_vector(p, threads >= 4 * wave ? 4 : threads >= 2 * wave ? 2 : 1, stream);
+    const bool several = p.up == nullptr && num_blocks * 16 >= 4 * wave;
+    launch_vector(p, several ? 2 : 1, stream);
   }
   CUDA_CHECK(cudaGetLastError());
 }

@@ -144,8 +144,8 @@ TEST(Quantize, RowsBeyondTheValidOnesAreLeftAlone) {
   }
 }
 
-// |got - want| within one BF16 ulp of want. Where 1 + exp(-gate) is beyond 2^126 the kernel's quotient
-// is 0: values under 100 * 2^-126 * |up|.
+// |got - want| within one BF16 ulp of want. Where 1 + exp(-gate) is beyond 2^126 the kernel's
+// quotient is 0: values under 100 * 2^-126 * |up|.
 bool within_ulp(float got, double want) {
   return std::fabs(got - want) <= std::fabs(want) * 0x1p-7 + 1e-34;
 }

@@ -2,6 +2,7 @@
 // 16 lanes times 8 values, so its largest magnitude takes four shuffles and no shared memory.
 #include "compute/cuda/kernels/quantize/kernels.h"
 #include "compute/cuda/primitives/ld_st.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
 #include "compute/cuda/primitives/warp.cuh"
 
 namespace deepflight::cuda_quantize {
@@ -26,6 +27,8 @@ template <bool kSwiglu, int kInFlight>
 __global__ void __launch_bounds__(kThreads)
     vector_kernel(const __grid_constant__ RowsProblem p, unsigned int blocks_per_row,
                   int64_t num_blocks) {
+  allow_next_kernel();
+  wait_for_previous_kernel();
   const int64_t num_rows =
       p.num_valid == nullptr ? p.num_rows : min(p.num_rows, int64_t{*p.num_valid});
   const int lane = static_cast<int>(threadIdx.x) % kBlockLanes;
@@ -130,7 +133,8 @@ void launch_in_flight(const RowsProblem& p, cudaStream_t stream) {
   const auto grid = static_cast<unsigned int>((num_blocks + per_cta - 1) / per_cta);
   void (*kernel)(RowsProblem, unsigned int, int64_t) =
       p.up != nullptr ? &vector_kernel<true, kInFlight> : &vector_kernel<false, kInFlight>;
-  kernel<<<grid, kThreads, 0, stream>>>(p, static_cast<unsigned int>(blocks_per_row), num_blocks);
+  launch_early(kernel, grid, kThreads, stream, p, static_cast<unsigned int>(blocks_per_row),
+               num_blocks);
 }
 
 }  // namespace

@@ -114,13 +114,14 @@ __device__ int draw(const SlotSampling& params, const float* row, int vocab_size
 }
 
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+__global__ void __launch_bounds__(kThreads, 768 / kThreads)
     choose_token_kernel(SampleProblem p, RowSplit split) {
   extern __shared__ uint4 dynamic[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(dynamic);
   auto* marks = reinterpret_cast<uint32_t*>(&shared + 1);
   __shared__ RowPart whole;
   __shared__ Adjustment adjust;  // here to spare registers
+  __shared__ double normalizer;
   const int64_t row_index = blockIdx.x;
   const int slot = p.slots[row_index];
   if (slot < 0) {
@@ -145,8 +146,10 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     return;
   }
   const bool wants_logprobs = params.num_logprobs >= 0;
-  const double normalizer =
-      wants_logprobs ? static_cast<double>(whole.raw_max) + log(whole.raw_sum) : 0.0;
+  if (wants_logprobs && threadIdx.x == 0) {
+    normalizer = static_cast<double>(whole.raw_max) + log(whole.raw_sum);
+  }
+  __syncthreads();
   if (wants_logprobs) {
     const int count = min(min(params.num_logprobs, static_cast<int>(p.max_logprobs)), vocab_size);
     if (count > 0) {
@@ -197,9 +200,9 @@ void launch_with(const SampleProblem& p, const RowSplit& split, cudaStream_t str
 void launch_choose_token(const SampleProblem& p, const RowSplit& split, bool small_blocks,
                          cudaStream_t stream) {
   if (small_blocks) {
-    launch_with<512>(p, split, stream);
+    launch_with<384>(p, split, stream);
   } else {
-    launch_with<1024>(p, split, stream);
+    launch_with<768>(p, split, stream);
   }
 }
 

@@ -10,7 +10,8 @@
 
 namespace deepflight::cuda_sample_verify {
 
-inline constexpr int kNumBins = 2048;
+inline constexpr int kLogBins = 11;
+inline constexpr int kNumBins = 1 << kLogBins;
 inline constexpr int kMaxListed = 4096;
 inline constexpr double kUnitMass = 0x1p46;
 inline constexpr float kMaxDistance = 34.0f;  // past it a weight rounds to zero
@@ -80,27 +81,29 @@ struct Histogram {
   }
   template <int kThreads>
   __device__ void finish(uint64_t* scratch) {
-    constexpr int kPerThread = kNumBins / kThreads;
+    constexpr int kPerThread = (kNumBins + kThreads - 1) / kThreads;
     const int first = static_cast<int>(threadIdx.x) * kPerThread;
     uint64_t masses[kPerThread];
-    uint32_t counts[kPerThread];
     uint64_t mass_sum = 0;
     uint32_t count_sum = 0;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
-      mass_sum += uint64_t{words.high[first + i]} << 32 | words.low[first + i];
+      if (first + i < kNumBins) {
+        mass_sum += uint64_t{words.high[first + i]} << 32 | words.low[first + i];
+        count_sum += count[first + i];
+      }
       masses[i] = mass_sum;
-      count_sum += count[first + i];
-      counts[i] = count_sum;
     }
     const uint64_t mass_below = block_exclusive_sum(mass_sum, scratch);  // has a barrier
     __syncthreads();
-    const auto count_below = static_cast<uint32_t>(block_exclusive_sum(count_sum, scratch));
+    auto count_below = static_cast<uint32_t>(block_exclusive_sum(count_sum, scratch));
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
+      if (first + i >= kNumBins) break;
       mass[first + i] = mass_below + masses[i];
-      count[first + i] = count_below + counts[i];
+      count_below += count[first + i];
+      count[first + i] = count_below;
     }
     __syncthreads();
   }
@@ -125,6 +128,16 @@ struct Bin {
   uint64_t count_before;
 };
 
+// The tokens of a crowded bin that are still in question: those with keys [low, high]. In shared
+// memory to spare registers.
+struct Crowd {
+  Threshold threshold;
+  uint64_t mass_before;
+  uint64_t count_before;
+  int bin;
+  uint32_t low, high;
+};
+
 struct SelectShared {
   Histogram bins;
   uint64_t list[kMaxListed];  // the tokens of the first bins, once they are few
@@ -134,6 +147,7 @@ struct SelectShared {
   };
   uint64_t scratch[32];
   Bin bin;
+  Crowd crowd;
   Place place;
   int num_listed;
   int num_sorted;
@@ -284,70 +298,88 @@ struct Selector {
     return place;
   }
 
+  __device__ bool in_crowd(uint32_t key, float distance) const {
+    const Crowd& crowd = shared.crowd;
+    return Weigher::bin(distance) == crowd.bin && crowd.low <= key && key <= crowd.high;
+  }
+
   // A bin of more than kMaxListed tokens: narrows the range of keys until it holds fewer.
   __device__ Place find_in_crowd(const Threshold& threshold, const Bin& bin) {
-    uint64_t mass_before = bin.mass_before;
-    uint64_t count_before = bin.count_before;
-    uint32_t low = 0;
-    uint32_t high = 0xffffffffu;
-    const auto in_range = [&](uint32_t key, float distance) {
-      return Weigher::bin(distance) == bin.index && low <= key && key <= high;
-    };
-    while (true) {
-      uint64_t largest = 0;
-      uint64_t largest_inverse = 0;  // of the smallest
-      for_each_live<1>([&](int, float logit, float distance) {
-        const uint32_t key = order_key(logit);
-        if (!in_range(key, distance)) return;
-        largest = max(largest, uint64_t{key});
-        largest_inverse = max(largest_inverse, uint64_t{~key});
-      });
-      __syncthreads();
-      high = static_cast<uint32_t>(block_max(largest, shared.scratch));
-      __syncthreads();
-      low = ~static_cast<uint32_t>(block_max(largest_inverse, shared.scratch));
-      if (low == high) return find_in_tie(threshold, low, mass_before, count_before);
-      int shift = 0;
-      while ((high - low) >> shift >= kNumBins) ++shift;
-      shared.fine.clear();
-      for_each_live<1>([&](int, float logit, float distance) {
-        const uint32_t key = order_key(logit);
-        bool passes;
-        if (in_range(key, distance)) {
-          const uint64_t mass = weigher.mass(logit, distance, 0.0f, passes);
-          if (mass != 0) {
-            shared.fine.add(static_cast<int>((high - key) >> shift), mass, true);
-          }
-        }
-      });
-      shared.fine.template finish<kThreads>(shared.scratch);
-      const Bin fine = find_bin(shared.fine, threshold, mass_before, count_before);
-      mass_before = fine.mass_before;
-      count_before = fine.count_before;
-      const uint64_t next = uint64_t{high} - (uint64_t{static_cast<uint32_t>(fine.index)} << shift);
-      const uint64_t span = (uint64_t{1} << shift) - 1;
-      low = static_cast<uint32_t>(max(uint64_t{low}, next > span ? next - span : 0));
-      high = static_cast<uint32_t>(next);
-      if (fine.size <= kMaxListed) break;
+    Crowd& crowd = shared.crowd;
+    if (threadIdx.x == 0) {
+      crowd = {threshold, bin.mass_before, bin.count_before, bin.index, 0, 0xffffffffu};
+      shared.num_sorted = 0;
     }
-    if (threadIdx.x == 0) shared.num_sorted = 0;
     __syncthreads();
+    do {
+      tighten_crowd();
+      if (crowd.low == crowd.high) return find_in_tie();
+    } while (narrow_crowd() > kMaxListed);
     for_each_live<1>([&](int id, float logit, float distance) {
       const uint32_t key = order_key(logit);
-      if (in_range(key, distance) && weigher.mass(logit) != 0) {
+      if (in_crowd(key, distance) && weigher.mass(logit) != 0) {
         push(shared.sorted, shared.num_sorted, pack(key, id));
       }
     });
     __syncthreads();
-    return find_in_sorted(threshold, mass_before, count_before);
+    return find_in_sorted(crowd.threshold, crowd.mass_before, crowd.count_before);
+  }
+
+  // To the keys that there are.
+  __device__ void tighten_crowd() {
+    uint32_t largest = 0;
+    uint32_t smallest = 0xffffffffu;
+    for_each_live<1>([&](int, float logit, float distance) {
+      const uint32_t key = order_key(logit);
+      if (!in_crowd(key, distance)) return;
+      largest = max(largest, key);
+      smallest = min(smallest, key);
+    });
+    __syncthreads();
+    largest = static_cast<uint32_t>(block_max(largest, shared.scratch));
+    __syncthreads();
+    smallest = ~static_cast<uint32_t>(block_max(uint32_t{~smallest}, shared.scratch));
+    if (threadIdx.x == 0) {
+      shared.crowd.low = smallest;
+      shared.crowd.high = largest;
+    }
+    __syncthreads();
+  }
+
+  // To one of up to kNumBins equal parts. Returns how many tokens it has.
+  __device__ uint32_t narrow_crowd() {
+    Crowd& crowd = shared.crowd;
+    const uint32_t high = crowd.high;
+    const int shift = max(0, 32 - __clz(static_cast<int>(high - crowd.low)) - kLogBins);
+    shared.fine.clear();
+    for_each_live<1>([&](int, float logit, float distance) {
+      const uint32_t key = order_key(logit);
+      if (!in_crowd(key, distance)) return;
+      const uint64_t mass = weigher.mass(logit);
+      if (mass != 0) shared.fine.add(static_cast<int>((high - key) >> shift), mass, true);
+    });
+    shared.fine.template finish<kThreads>(shared.scratch);
+    const Bin part = find_bin(shared.fine, crowd.threshold, crowd.mass_before, crowd.count_before);
+    if (threadIdx.x == 0) {
+      crowd.mass_before = part.mass_before;
+      crowd.count_before = part.count_before;
+      crowd.high = high - (static_cast<uint32_t>(part.index) << shift);
+      const uint32_t span = (1u << shift) - 1;
+      crowd.low = crowd.high - crowd.low > span ? crowd.high - span : crowd.low;
+    }
+    __syncthreads();
+    return part.size;
   }
 
   // Many tokens of one logit: the right one of them, by id.
-  __device__ Place find_in_tie(const Threshold& threshold, uint32_t key, uint64_t mass_before,
-                               uint64_t count_before) {
+  __device__ Place find_in_tie() {
+    const Crowd& crowd = shared.crowd;
+    const uint32_t key = crowd.low;
     const uint64_t mass = weigher.mass(value_of_key(key));
-    const uint64_t wanted = threshold.by_count ? threshold.value - count_before
-                                               : (threshold.value - mass_before + mass - 1) / mass;
+    const Threshold& threshold = crowd.threshold;
+    const uint64_t wanted = threshold.by_count
+                                ? threshold.value - crowd.count_before
+                                : (threshold.value - crowd.mass_before + mass - 1) / mass;
     uint64_t below = 0;
     for (int base = 0; base < vocab_size; base += kThreads) {
       const int id = base + static_cast<int>(threadIdx.x);
@@ -359,7 +391,7 @@ struct Selector {
       const auto count = static_cast<uint64_t>(__syncthreads_count(equal));
       if (below + count >= wanted) {
         const uint64_t rank = below + block_exclusive_sum(equal ? 1 : 0, shared.scratch) + 1;
-        if (equal && rank == wanted) shared.place = {mass_before + wanted * mass, id};
+        if (equal && rank == wanted) shared.place = {crowd.mass_before + wanted * mass, id};
         break;
       }
       below += count;

@@ -165,7 +165,7 @@ void launch_update(const UpdateProblem& p, cudaStream_t stream) {
 
 void launch_deltas(const DeltasProblem& p, cudaStream_t stream) {
   const auto num_admissions = static_cast<unsigned int>(p.num_admissions);
-  if (num_admissions > 0) {
+  if (num_admissions > 0 && p.state.vocab_size > 0) {
     const unsigned int blocks = blocks_of(p.state.vocab_size * 4, int64_t{kThreads} * 16 * 2);
     zero_kernel<<<dim3(blocks, num_admissions), kThreads, 0, stream>>>(p);
   }

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "compute/cuda/kernels/attention/mla_prefill/hopper.cuh"
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
@@ -148,39 +149,59 @@ __device__ inline void pack_weights(const float (&s)[64], uint32_t (&weights)[32
   }
 }
 
-// Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
-struct RowState {
-  float maximum[2] = {-INFINITY, -INFINITY};  // of scores before scaling
-  float sum[2] = {0.0f, 0.0f};                // of this thread's columns
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
-  // Scores to weights; `factor` is what older weights are to be multiplied by. `scale`: softmax
-  // scale times log2(e).
-  __device__ void update(float (&s)[64], float scale, float (&factor)[2]) {
+// Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
+// Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
+// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
+struct RowState {
+  static constexpr float kSlack = 8.0f;
+  float offset[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0.0f, 0.0f};  // of this thread's columns
+
+  // Scores to weights. True if older weights and outputs are to be multiplied by `factor`, the same
+  // for the whole warp. `scale`: softmax scale times log2(e).
+  __device__ bool update(float (&s)[64], float scale, float (&factor)[2]) {
+    float largest[2];
+    bool risen = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float largest = maximum[r];
+      float found = fmaxf(s[2 * r], s[2 * r + 1]);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        largest = fmaxf(largest, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
+      for (int i = 1; i < 16; ++i) {
+        found = fmaxf(found, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
       }
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-      // A row may see nothing of its tile's last keys.
-      const float offset = largest == -INFINITY ? 0.0f : largest * scale;
-      factor[r] = exp2f(maximum[r] * scale - offset);
-      maximum[r] = largest;
-      float total = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& value = s[4 * i + 2 * r + j];
-          value = exp2f(value * scale - offset);
-          total += value;
-        }
-      }
-      sum[r] = sum[r] * factor[r] + total;
+      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 1));
+      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 2));
+      largest[r] = found * scale;
+      risen |= largest[r] > offset[r] + kSlack;
     }
+    risen = __any_sync(0xffffffffu, risen);
+    if (risen) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float next = fmaxf(offset[r], largest[r]);
+        factor[r] = next == -INFINITY ? 1.0f : exp2_fast(offset[r] - next);
+        offset[r] = next;
+        sum[r] *= factor[r];
+      }
+    }
+    float totals[2][2] = {};  // several, so that additions need not wait for each other
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+      const int r = i / 2 % 2;
+      // A row may see nothing of its tile's last keys.
+      const float used = offset[r] == -INFINITY ? 0.0f : offset[r];
+      s[i] = exp2_fast(s[i] * scale - used);
+      totals[r][i % 2] += s[i];
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum[r] += totals[r][0] + totals[r][1];
+    return risen;
   }
 };
 
@@ -193,6 +214,21 @@ __device__ inline void mask_scores(float (&s)[64], int first, const int (&limit)
   }
 }
 
+// Four neighbours hold two columns each of four groups of eight: gives each a group of its own.
+__device__ inline uint4 gather_group(const uint32_t (&pairs)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool odd = lane & 1, high = lane & 2;
+  // Exchange with the neighbour at 1, then at 2: a transposition of 4 x 4.
+  const uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? pairs[0] : pairs[1], 1);
+  const uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? pairs[2] : pairs[3], 1);
+  const uint32_t t0 = odd ? a : pairs[0], t1 = odd ? pairs[1] : a;  // group lane & 1
+  const uint32_t t2 = odd ? b : pairs[2], t3 = odd ? pairs[3] : b;  // group 2 + (lane & 1)
+  const uint32_t c = __shfl_xor_sync(0xffffffffu, high ? t0 : t2, 2);
+  const uint32_t d = __shfl_xor_sync(0xffffffffu, high ? t1 : t3, 2);
+  return high ? make_uint4(c, d, t2, t3) : make_uint4(t0, t1, c, d);
+}
+
+// The normalised outputs, joined with those of earlier chunks.
 __device__ void store_rows(const WgmmaParams& p, const Tile& tile, int row, const RowState& state,
                            const float (&o)[64]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -202,32 +238,39 @@ __device__ void store_rows(const WgmmaParams& p, const Tile& tile, int row, cons
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int local = row + 8 * r;
-    if (local >= tile.num_rows) continue;
+    const bool valid = local < tile.num_rows;
     const int64_t token = tile.first_query + local;
     float* stored_lse = p.lse + tile.head * p.num_tokens + token;
-    const float lse = state.maximum[r] * p.softmax_scale + logf(sum);
+    const float lse = state.offset[r] * 0.693147181f + logf(sum);
     float now = 1.0f / sum, before = 0.0f, joined = lse;
-    if (tile.has_past) {
+    if (tile.has_past && valid) {
       const float old_lse = *stored_lse;
       const float larger = fmaxf(lse, old_lse);
       joined = larger + logf(expf(lse - larger) + expf(old_lse - larger));
       now *= expf(lse - joined);
       before = expf(old_lse - joined);
     }
-    __nv_bfloat16* out = p.out + token * p.out_stride + tile.head * kValueDim + 2 * (lane % 4);
+    __syncwarp();  // all four have read the old one
+    if (valid && lane % 4 == 0 && tile.diagonal + local >= tile.num_keys) *stored_lse = joined;
+    __nv_bfloat16* out = p.out + token * p.out_stride + tile.head * kValueDim;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      auto* pair = reinterpret_cast<__nv_bfloat162*>(out + 8 * i);
-      float2 value = make_float2(o[4 * i + 2 * r] * now, o[4 * i + 2 * r + 1] * now);
-      if (tile.has_past) {
-        const float2 old = __bfloat1622float2(*pair);
-        value.x += before * old.x;
-        value.y += before * old.y;
+    for (int i = 0; i < 16; i += 4) {
+      uint32_t pairs[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        float2 value = make_float2(o[4 * (i + j) + 2 * r] * now, o[4 * (i + j) + 2 * r + 1] * now);
+        if (tile.has_past && valid) {
+          const float2 old = __bfloat1622float2(
+              *reinterpret_cast<const __nv_bfloat162*>(out + 8 * (i + j) + lane % 4 * 2));
+          value.x += before * old.x;
+          value.y += before * old.y;
+        }
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(value.x, value.y);
+        pairs[j] = reinterpret_cast<const uint32_t&>(pair);
       }
-      *pair = __floats2bfloat162_rn(value.x, value.y);
+      const uint4 group = gather_group(pairs);  // after all four have read what it replaces
+      if (valid) *reinterpret_cast<uint4*>(out + 8 * (i + lane % 4)) = group;
     }
-    __syncwarp(__activemask());  // all four have read the old one
-    if (lane % 4 == 0 && tile.diagonal + local >= tile.num_keys) *stored_lse = joined;
   }
 }
 
@@ -289,12 +332,15 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
     if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
       mask_scores(s, block * kKeyTile + lane % 4 * 2, limit);
     }
-    state.update(s, scale, factor);
+    const bool risen = state.update(s, scale, factor);
+    pin(s);
     wgmma_wait<0>();
     pin(o);
     if (lane == 0) barrier_arrive(shared.value_empty(stage));
+    if (risen) {
 #pragma unroll
-    for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+      for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+    }
     pack_weights(s, weights);
   }
 
@@ -405,6 +451,7 @@ cudaError_t launch_attend_wgmma(const AttendProblem& problem, const Chunk& chunk
   p.num_heads = problem.num_heads;
   const int64_t head_bytes = int64_t{chunk.num_rows} * 256 * 2;
   p.group_heads = static_cast<int32_t>(std::clamp<int64_t>(l2_bytes / 3 / head_bytes, 1, heads));
+  if (const char* e = getenv("K4_GROUP")) p.group_heads = std::min<int>(atoi(e), heads);
   p.num_tiles = chunk.num_tiles * problem.num_heads;
   p.softmax_scale = problem.softmax_scale;
   p.chunk = chunk;

@@ -1,74 +1,15 @@
-// Hopper's asynchronous pieces as this kernel uses them: mbarriers, tensor copies into shared
-// memory, and the products of a warpgroup, 64 x 128 x 16, BF16 with float accumulators.
-//
-// Accumulators: thread t of the warpgroup holds of row 16 (t / 32) + t % 32 / 4 (+ 8 in d[4i + 2]
-// and d[4i + 3]) columns 8i + 2 (t % 4) and the next.
+// The products of a warpgroup as this kernel uses them: 64 x 128 x 16, BF16 with float
+// accumulators.
 #pragma once
 
-#include <cuda.h>
-
-#include <cstdint>
+#include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/wgmma.cuh"
 
 namespace deepflight::cuda_mla_prefill {
 
-__device__ inline void barrier_init(uint32_t barrier, uint32_t count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-__device__ inline void barrier_init_fence() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ inline void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// A box of `map` to shared memory; its bytes complete on the barrier.
-__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int x,
-                                int y, int z) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
-      "%4, %5}], [%2];" ::"r"(shared),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
-      : "memory");
-}
-
-// Of rows of 128 bytes in the 128-byte swizzle, groups of 8 rows `group_bytes` apart. For an
-// operand whose rows run along k, `column_bytes` lie between blocks of 64 of its other dimension.
-__device__ inline uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
-                                             uint32_t group_bytes) {
-  return static_cast<uint64_t>((shared & 0x3ffff) >> 4) |
-         static_cast<uint64_t>(column_bytes >> 4) << 16 |
-         static_cast<uint64_t>(group_bytes >> 4) << 32 | uint64_t{1} << 62;
-}
-
-__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int kPending>
-__device__ inline void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-// Keeps the compiler from moving uses of accumulators over a wait or a fence.
-__device__ inline void pin(float (&values)[64]) {
-#pragma unroll
-  for (int i = 0; i < 64; ++i) asm volatile("" : "+f"(values[i])::"memory");
-}
+using namespace device;  // NOLINT: this header is the kernel's own
 
 // d (+)= a b, both in shared memory, their rows along m and n (k runs in a row).
 __device__ inline void wgmma_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
@@ -117,24 +58,6 @@ __device__ inline void wgmma_registers(float (&d)[64], uint32_t a0, uint32_t a1,
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
         "+f"(d[63])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-
-template <int kRegisters>
-__device__ inline void raise_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ inline void lower_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-template <int kThreads>
-__device__ inline void named_sync(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
-}
-template <int kThreads>
-__device__ inline void named_arrive(int id) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
 }  // namespace deepflight::cuda_mla_prefill
