@@ -1,0 +1,35 @@
+// What all products of a warpgroup share: operand descriptors, fences and waits.
+//
+// Accumulators: thread t of the warpgroup holds of row 16 (t / 32) + t % 32 / 4 (+ 8 in d[4i + 2]
+// and d[4i + 3]) columns 8i + 2 (t % 4) and the next.
+#pragma once
+
+#include <cstdint>
+
+namespace deepflight::device {
+
+// Of rows of 128 bytes in the 128-byte swizzle, groups of 8 rows `group_bytes` apart. For an
+// operand whose rows run along k, `column_bytes` lie between blocks of 64 of its other dimension.
+__device__ inline uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
+                                             uint32_t group_bytes) {
+  return static_cast<uint64_t>((shared & 0x3ffff) >> 4) |
+         static_cast<uint64_t>(column_bytes >> 4) << 16 |
+         static_cast<uint64_t>(group_bytes >> 4) << 32 | uint64_t{1} << 62;
+}
+
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+// Keeps the compiler from moving uses of accumulators over a wait or a fence.
+template <int kCount>
+__device__ inline void pin(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+
+}  // namespace deepflight::device
