@@ -5,6 +5,8 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
   set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
 endif()
+# The libraries of script/gpu-bundle lie beside the programs.
+set(CMAKE_BUILD_RPATH "\$ORIGIN/lib")
 enable_language(CUDA)
 # CMake 3.25 does not know the flag of CUDA's C++20 dialect.
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")

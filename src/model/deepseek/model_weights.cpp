@@ -1,6 +1,7 @@
 // From tensor-table rows to packed weights.
 #include "model/deepseek/model_weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <tuple>
@@ -34,7 +35,28 @@ class Loader {
     return tensor;
   }
 
-  // A vector or table as float32 (or in the activation dtype) in backend memory.
+  // The embedding table in the activation dtype.
+  Result<TensorView> table(TensorKind kind, std::vector<Buffer>* buffers) {
+    if (backend_.activation_dtype() == DType::kF32) return upload(kind, -1, buffers);
+    CHECK(backend_.activation_dtype() == DType::kBF16, "tables are kept in F32 or BF16");
+    ASSIGN_OR_RETURN(const StoredTensor tensor, stored(kind));
+    const TensorView& source = tensor.values;
+    const auto size_bytes = source.num_elements() * dtype_bytes(DType::kBF16);
+    buffers->push_back(backend_.allocate(size_bytes));
+    void* memory = buffers->back().data();
+    if (source.dtype() == DType::kBF16) {
+      backend_.copy_in(memory, source.raw(), size_bytes);
+    } else {
+      std::vector<float> values(source.num_elements());
+      to_f32(source, values.data());
+      std::vector<uint16_t> rounded(values.size());
+      std::ranges::transform(values, rounded.begin(), f32_to_bf16);
+      backend_.copy_in(memory, rounded.data(), size_bytes);
+    }
+    return TensorView(memory, DType::kBF16, {source.dim(0), source.dim(1)});
+  }
+
+  // A vector as float32 in backend memory.
   Result<TensorView> upload(TensorKind kind, int layer, std::vector<Buffer>* buffers) {
     ASSIGN_OR_RETURN(const StoredTensor tensor, stored(kind, layer));
     std::vector<float> values(tensor.values.num_elements());
@@ -188,11 +210,10 @@ RopeTable make_rope_table(const DeepseekConfig& config, int64_t max_positions, L
 Result<ModelWeights> load_model_weights(const DeepseekConfig& config, const Checkpoint& checkpoint,
                                         int64_t max_positions, Backend& backend,
                                         const std::function<void(int64_t)>& on_progress) {
-  CHECK(backend.activation_dtype() == DType::kF32, "embedding upload knows float32 only");
   Loader loader(config, checkpoint, backend, on_progress);
   ModelWeights weights;
   auto* buffers = &weights.buffers;
-  ASSIGN_OR_RETURN(weights.embedding, loader.upload(TensorKind::kEmbedding, -1, buffers));
+  ASSIGN_OR_RETURN(weights.embedding, loader.table(TensorKind::kEmbedding, buffers));
   for (int layer = 0; layer < config.num_layers; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights layer_weights,
                      load_layer(config, layer, loader, backend, buffers));

@@ -1,0 +1,98 @@
+// Memory, order and capture; see packing.cpp and ops_*.cpp for the rest.
+#include "compute/cuda/cuda_backend.h"
+
+#include <cstring>
+
+#include "compute/cuda/impl.h"
+#include "compute/cuda/runtime/timeline.h"
+
+namespace deepflight {
+
+Result<std::unique_ptr<CudaBackend>> CudaBackend::create(const CudaBackendConfig& config) {
+  const int num_devices = DeviceInfo::count();
+  if (config.device < 0 || config.device >= num_devices) {
+    return make_error(ErrorCode::kUnavailable, "CUDA device {}: this process can see {}",
+                      config.device, num_devices);
+  }
+  CUDA_CHECK(cudaSetDevice(config.device));
+  const DeviceInfo& info = DeviceInfo::current();
+  if (info.compute_major != 9) {
+    return make_error(ErrorCode::kUnavailable,
+                      "CUDA device {}: {} has compute capability {}.{}; Hopper (9.0) is needed",
+                      config.device, info.name, info.compute_major, info.compute_minor);
+  }
+  return std::unique_ptr<CudaBackend>(new CudaBackend(std::make_unique<Impl>(config)));
+}
+
+CudaBackend::CudaBackend(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+CudaBackend::~CudaBackend() {
+  // Work may still use what is about to be freed. An error here has been told before.
+  cudaDeviceSynchronize();
+}
+
+Buffer CudaBackend::allocate(int64_t size_bytes) { return allocate_device(size_bytes); }
+
+Buffer CudaBackend::allocate_staging(int64_t size_bytes) { return allocate_pinned(size_bytes); }
+
+int64_t CudaBackend::free_memory_bytes() const { return free_device_bytes(); }
+
+void CudaBackend::copy_in(void* device, const void* host, int64_t size_bytes) {
+  if (size_bytes == 0) return;
+  CUDA_CHECK(cudaMemcpyAsync(device, host, static_cast<size_t>(size_bytes), cudaMemcpyHostToDevice,
+                             impl_->main.stream.get()));
+  impl_->main.stream.synchronize();
+}
+
+void CudaBackend::copy_out(void* host, const void* device, int64_t size_bytes) {
+  if (size_bytes == 0) return;
+  CUDA_CHECK(cudaMemcpyAsync(host, device, static_cast<size_t>(size_bytes), cudaMemcpyDeviceToHost,
+                             impl_->main.stream.get()));
+  impl_->main.stream.synchronize();
+}
+
+void CudaBackend::copy_in_async(void* device, const void* staging, int64_t size_bytes) {
+  if (size_bytes == 0) return;
+  CUDA_CHECK(cudaMemcpyAsync(device, staging, static_cast<size_t>(size_bytes),
+                             cudaMemcpyHostToDevice, impl_->main.stream.get()));
+}
+
+void CudaBackend::copy_out_async(void* staging, const void* device, int64_t size_bytes) {
+  if (size_bytes == 0) return;
+  CUDA_CHECK(cudaMemcpyAsync(staging, device, static_cast<size_t>(size_bytes),
+                             cudaMemcpyDeviceToHost, impl_->main.stream.get()));
+}
+
+void CudaBackend::fill_zero(void* device, int64_t size_bytes) {
+  CUDA_CHECK(cudaMemsetAsync(device, 0, static_cast<size_t>(size_bytes), impl_->main.stream.get()));
+}
+
+StepGraph CudaBackend::capture(std::function<void()> step) {
+  auto graph = std::make_shared<Graph>(impl_->main.stream, step);
+  impl_->main.freeze();
+  impl_->side.freeze();
+  impl_->absorbed_query.freeze();
+  return {std::move(graph)};
+}
+
+void CudaBackend::launch(const StepGraph& graph) {
+  static_cast<const Graph*>(graph.impl.get())->launch(impl_->main.stream);
+}
+
+void CudaBackend::attach_thread() { CUDA_CHECK(cudaSetDevice(impl_->config.device)); }
+
+StepEvent CudaBackend::record() {
+  auto event = impl_->events.take();
+  event->record(impl_->main.stream);
+  return {std::move(event)};
+}
+
+void CudaBackend::wait(const StepEvent& event) {
+  if (event.impl) static_cast<const Event*>(event.impl.get())->wait();
+}
+
+void CudaBackend::synchronize() { CUDA_CHECK(cudaDeviceSynchronize()); }
+
+void CudaBackend::begin_section(const char* section) { Timeline::set_section(section); }
+
+}  // namespace deepflight

@@ -1,0 +1,258 @@
+// Rope, the KV pages, and latent attention in both forms.
+#include <utility>
+
+#include "compute/cuda/impl.h"
+#include "compute/cuda/kernels/attention/mla_decode/launch.h"
+#include "compute/cuda/kernels/attention/mla_prefill/launch.h"
+#include "compute/cuda/kernels/norm_rope/launch.h"
+#include "compute/cuda/runtime/timeline.h"
+
+namespace deepflight {
+namespace {
+
+cuda_norm_rope::PoolFormat pool_format(KvFormat format) {
+  CHECK(format != KvFormat::kF32, "F32 KV is the CPU's");
+  return format == KvFormat::kBF16 ? cuda_norm_rope::PoolFormat::kBF16
+                                   : cuda_norm_rope::PoolFormat::kF8E4M3;
+}
+
+void set_rope(const TensorView& q_pe, const TensorView& positions, const RopeTable& table,
+              cuda_norm_rope::RopeProblem* problem) {
+  CHECK(table.cos_sin.dim(1) == q_pe.dim(2), table.cos_sin.to_string(), q_pe.to_string());
+  problem->num_tokens = q_pe.dim(0);
+  problem->positions = positions.data<int32_t>();
+  problem->cos_sin = table.cos_sin.data<float>();
+  problem->rope_dim = q_pe.dim(2);
+  problem->interleaved = table.interleaved;
+  problem->num_heads = q_pe.dim(1);
+  problem->q_pe = bf16(q_pe);
+  problem->q_token_stride = q_pe.stride(0);
+  problem->q_head_stride = q_pe.stride(1);
+}
+
+void set_pool(const TensorView& latent, const StepState& state, const StepInputs& inputs,
+              const KvPool& pool, int64_t layer, cuda_norm_rope::RopeProblem* problem) {
+  CHECK(latent.dim(1) == pool.token_dim, latent.to_string(), pool.token_dim);
+  problem->num_tokens = latent.dim(0);
+  problem->positions = inputs.positions.data<int32_t>();
+  problem->latent = bf16(latent);
+  problem->latent_stride = latent.stride(0);
+  problem->pool.base = pool.base;
+  problem->pool.format = pool_format(pool.format);
+  problem->pool.num_layers = pool.num_layers;
+  problem->pool.layer = layer;
+  problem->pool.token_dim = pool.token_dim;
+  problem->pool.scale = pool.scale;
+  problem->pool.token_slots = inputs.token_slots.data<int32_t>();
+  problem->pool.page_table = state.page_table.data<int32_t>();
+  problem->pool.page_table_stride = state.page_table.stride(0);
+}
+
+// Where a layer's rows of page 0 begin, in bytes.
+int64_t layer_offset_bytes(const KvPool& pool, int64_t layer) {
+  return layer * pool.layer_stride_bytes();
+}
+
+// [num_tokens, heads, latent + rope]: q times W_UK, and the rotated q_pe.
+struct AbsorbedQuery {
+  uint16_t* data;
+  int64_t head_stride;
+  int64_t token_stride;
+  uint16_t* rope_columns;
+
+  AbsorbedQuery(ScratchArena& arena, int64_t num_tokens, int64_t num_heads, int64_t latent_dim,
+                int64_t rope_dim)
+      : head_stride(latent_dim + rope_dim), token_stride(num_heads * head_stride) {
+    data = static_cast<uint16_t*>(arena.get(num_tokens * token_stride * 2));
+    rope_columns = data + latent_dim;
+  }
+};
+
+cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call, const AbsorbedQuery& query) {
+  const AttentionBatch& batch = call.batch;
+  cuda_mla_decode::MlaDecodeProblem problem;
+  problem.num_heads = call.kv_up.num_heads;
+  problem.latent_dim = call.kv_up.latent_dim;
+  problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
+  problem.softmax_scale = call.softmax_scale;
+  problem.num_sequences = batch.num_sequences;
+  problem.num_tokens = call.q.dim(0);
+  problem.query_offsets = batch.query_offsets.data<int32_t>();
+  problem.kv_lens = batch.kv_lens.data<int32_t>();
+  problem.slots = batch.slots.data<int32_t>();
+  problem.q = query.data;
+  problem.q_stride = query.token_stride;
+  problem.q_head_stride = query.head_stride;
+  problem.pool = call.pool.base;
+  problem.page_stride_bytes = call.pool.page_stride_bytes();
+  problem.layer_offset_bytes = layer_offset_bytes(call.pool, call.layer);
+  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
+  problem.kv_scale = call.pool.scale;
+  problem.page_table = call.state.page_table.data<int32_t>();
+  problem.page_table_stride = call.state.page_table.stride(0);
+  return problem;
+}
+
+cuda_mla_prefill::MlaPrefillProblem prefill_problem(const MlaCall& call, int64_t kv_chunk_tokens) {
+  const AttentionBatch& batch = call.batch;
+  CHECK(batch.host_query_offsets != nullptr && batch.host_kv_lens != nullptr,
+        "expanded attention needs the lengths on the host");
+  cuda_mla_prefill::MlaPrefillProblem problem;
+  problem.num_heads = call.kv_up.num_heads;
+  problem.latent_dim = call.kv_up.latent_dim;
+  problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
+  problem.nope_dim = call.kv_up.nope_dim;
+  problem.v_dim = call.kv_up.v_dim;
+  problem.softmax_scale = call.softmax_scale;
+  problem.num_sequences = batch.num_sequences;
+  problem.host_query_offsets = batch.host_query_offsets;
+  problem.host_kv_lens = batch.host_kv_lens;
+  problem.slots = batch.slots.data<int32_t>();
+  problem.q = bf16(call.q);
+  problem.q_stride = call.q.stride(0);
+  problem.q_head_stride = call.q.stride(1);
+  problem.out = bf16(call.out);
+  problem.out_stride = call.out.stride(0);
+  problem.pool = call.pool.base;
+  problem.page_stride_bytes = call.pool.page_stride_bytes();
+  problem.layer_offset_bytes = layer_offset_bytes(call.pool, call.layer);
+  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
+  problem.kv_scale = call.pool.scale;
+  problem.page_table = call.state.page_table.data<int32_t>();
+  problem.page_table_stride = call.state.page_table.stride(0);
+  problem.kv_chunk_tokens = kv_chunk_tokens;
+  return problem;
+}
+
+}  // namespace
+
+void CudaBackend::rope(const TensorView& q_pe, const TensorView& positions,
+                       const RopeTable& table) {
+  const TimelineRange range("rope");
+  cuda_norm_rope::RopeProblem problem;
+  set_rope(q_pe, positions, table, &problem);
+  cuda_norm_rope::rope_write_kv(problem, impl_->main.stream.get());
+}
+
+void CudaBackend::write_kv(const TensorView& latent, const StepState& state,
+                           const StepInputs& inputs, const KvPool& pool, int64_t layer) {
+  const TimelineRange range("write_kv");
+  cuda_norm_rope::RopeProblem problem;
+  set_pool(latent, state, inputs, pool, layer, &problem);
+  cuda_norm_rope::rope_write_kv(problem, impl_->main.stream.get());
+}
+
+void CudaBackend::rope_write_kv(const TensorView& q_pe, const TensorView& latent,
+                                const StepState& state, const StepInputs& inputs,
+                                const RopeTable& table, const KvPool& pool, int64_t layer) {
+  const TimelineRange range("rope_write_kv");
+  cuda_norm_rope::RopeProblem problem;
+  set_rope(q_pe, inputs.positions, table, &problem);
+  set_pool(latent, state, inputs, pool, layer, &problem);
+  if (inputs.num_absorbed_tokens > 0) {
+    const AbsorbedQuery query(impl_->absorbed_query, inputs.num_absorbed_tokens, q_pe.dim(1),
+                              pool.token_dim - q_pe.dim(2), q_pe.dim(2));
+    problem.num_copied = inputs.num_absorbed_tokens;
+    problem.q_copy = query.rope_columns;
+    problem.copy_token_stride = query.token_stride;
+    problem.copy_head_stride = query.head_stride;
+    impl_->rope_copy_of = q_pe.raw();
+  }
+  cuda_norm_rope::rope_write_kv(problem, impl_->main.stream.get());
+}
+
+void CudaBackend::mla_absorbed(const MlaCall& call) {
+  const KvUpWeight& up = call.kv_up;
+  const int64_t num_tokens = call.q.dim(0);
+  const int64_t rope_dim = call.pool.token_dim - up.latent_dim;
+  CHECK(call.q.dim(1) == up.num_heads && call.q.dim(2) == up.nope_dim + rope_dim &&
+            call.out.dim(1) == up.num_heads * up.v_dim,
+        call.q.to_string(), call.out.to_string(), up.num_heads, up.nope_dim, rope_dim);
+  if (num_tokens == 0) return;
+  const auto& weights = cuda::packed_kv_up(up);
+  const AbsorbedQuery query(impl_->absorbed_query, num_tokens, up.num_heads, up.latent_dim,
+                            rope_dim);
+  const cudaStream_t stream = impl_->main.stream.get();
+  const uint16_t* q_pe = bf16(call.q) + up.nope_dim;
+  if (std::exchange(impl_->rope_copy_of, nullptr) != q_pe) {
+    // Called without rope_write_kv before it. A token's heads are dense, so rows are (token, head).
+    CHECK(call.q.stride(0) == up.num_heads * call.q.stride(1), call.q.to_string());
+    CUDA_CHECK(cudaMemcpy2DAsync(query.rope_columns, query.head_stride * 2, q_pe,
+                                 call.q.stride(1) * 2, rope_dim * 2, num_tokens * up.num_heads,
+                                 cudaMemcpyDeviceToDevice, stream));
+  }
+  {
+    const TimelineRange range("absorb_q");
+    Bf16GemmProblem product;
+    product.x = call.q.raw();
+    product.x_stride = call.q.stride(0);
+    product.x_batch_stride = call.q.stride(1);
+    product.w = weights.absorb_k.data();
+    product.w_stride = up.nope_dim;
+    product.w_batch_stride = up.latent_dim * up.nope_dim;
+    product.out = query.data;
+    product.out_stride = query.token_stride;
+    product.out_batch_stride = query.head_stride;
+    product.m = num_tokens;
+    product.n = up.latent_dim;
+    product.k = up.nope_dim;
+    product.batch = up.num_heads;
+    impl_->launch(impl_->main, product);
+  }
+  auto problem = decode_problem(call, query);
+  Carver measure(nullptr);
+  const auto carve = [&](Carver& carver) {
+    return carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});
+  };
+  carve(measure);
+  Carver carver(impl_->main.op.get(measure.used_bytes()));
+  const TensorView latent_out = carve(carver);
+  problem.out = latent_out.raw();
+  problem.out_stride = latent_out.stride(0);
+  problem.out_head_stride = latent_out.stride(1);
+  {
+    const TimelineRange range("mla_decode");
+    cuda_mla_decode::launch_mla_decode(problem, stream);
+  }
+  const TimelineRange range("absorb_v");
+  Bf16GemmProblem product;
+  product.x = latent_out.raw();
+  product.x_stride = latent_out.stride(0);
+  product.x_batch_stride = latent_out.stride(1);
+  product.w = static_cast<const uint16_t*>(weights.expand.data()) + up.nope_dim * up.latent_dim;
+  product.w_stride = up.latent_dim;
+  product.w_batch_stride = (up.nope_dim + up.v_dim) * up.latent_dim;
+  product.out = call.out.raw();
+  product.out_stride = call.out.stride(0);
+  product.out_batch_stride = up.v_dim;
+  product.m = num_tokens;
+  product.n = up.v_dim;
+  product.k = up.latent_dim;
+  product.batch = up.num_heads;
+  impl_->launch(impl_->main, product);
+}
+
+void CudaBackend::mla_expanded(const MlaCall& call) {
+  const TimelineRange range("mla_prefill");
+  auto problem = prefill_problem(call, impl_->config.kv_chunk_tokens);
+  problem.scratch =
+      impl_->main.op.get(cuda_mla_prefill::mla_prefill_scratch_bytes(problem, call.q.dim(0)));
+  const auto& kv_up = cuda::packed_kv_up(call.kv_up);
+  const auto expand = [&](const void* x, int64_t x_stride, void* out, int64_t out_stride,
+                          int64_t num_rows) {
+    Bf16GemmProblem product;
+    product.x = x;
+    product.x_stride = x_stride;
+    product.w = kv_up.expand.data();
+    product.w_stride = call.kv_up.latent_dim;
+    product.out = out;
+    product.out_stride = out_stride;
+    product.m = num_rows;
+    product.n = call.kv_up.num_heads * (call.kv_up.nope_dim + call.kv_up.v_dim);
+    product.k = call.kv_up.latent_dim;
+    impl_->launch(impl_->main, product);
+  };
+  cuda_mla_prefill::launch_mla_prefill(problem, expand, impl_->main.stream.get());
+}
+
+}  // namespace deepflight

@@ -1,0 +1,82 @@
+// From packed weights to the product kernels.
+#include "compute/cuda/impl.h"
+#include "compute/cuda/kernels/gemm/launch.h"
+
+namespace deepflight {
+namespace {
+
+Fp8GemmProblem fp8_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
+                           const int32_t* offsets, const TensorView& out) {
+  Fp8GemmProblem problem;
+  problem.x = fp8_rows(x);
+  problem.w = static_cast<const uint8_t*>(matrices.values.data());
+  problem.w_scales = static_cast<const float*>(matrices.scales.data());
+  problem.out = out.raw();
+  problem.out_stride = out.stride(0);
+  problem.out_f32 = out.dtype() == DType::kF32;
+  problem.m = x.dim(0);
+  problem.n = matrices.n;
+  problem.k = matrices.k;
+  problem.num_groups = offsets == nullptr ? 0 : static_cast<int>(matrices.num_groups);
+  problem.offsets = offsets;
+  return problem;
+}
+
+Bf16GroupedProblem grouped_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
+                                   const int32_t* offsets, const TensorView& out) {
+  Bf16GroupedProblem problem;
+  problem.x = bf16(x.values);
+  problem.x_stride = x.values.stride(0);
+  problem.w = matrices.values.data();
+  problem.out = bf16(out);
+  problem.out_stride = out.stride(0);
+  problem.m = x.dim(0);
+  problem.n = matrices.n;
+  problem.k = matrices.k;
+  problem.num_groups = static_cast<int>(matrices.num_groups);
+  problem.offsets = offsets;
+  return problem;
+}
+
+Bf16GemmProblem dense_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
+                              const TensorView& out) {
+  Bf16GemmProblem problem;
+  problem.x = bf16(x.values);
+  problem.x_stride = x.values.stride(0);
+  problem.w = matrices.values.data();
+  problem.w_stride = matrices.k;
+  problem.out = out.raw();
+  problem.out_stride = out.stride(0);
+  problem.out_f32 = out.dtype() == DType::kF32;
+  problem.m = x.dim(0);
+  problem.n = matrices.n;
+  problem.k = matrices.k;
+  return problem;
+}
+
+}  // namespace
+
+void CudaBackend::Impl::launch(Lane& lane, const Bf16GemmProblem& problem) {
+  bf16_gemm.launch(problem, lane.product.get(Bf16Gemm::kWorkspaceBytes), lane.stream.get());
+}
+
+void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
+                                 const int32_t* offsets, const TensorView& out) {
+  if (x.dim(0) == 0) return;
+  const Rows input = with_fp8(lane, x, matrices.parts.front().fp8);
+  for (const auto& part : matrices.parts) {
+    const TensorView target = out.slice(1, part.out_begin, part.n);
+    if (part.fp8) {
+      Fp8GemmProblem problem = fp8_problem(input, part, offsets, target);
+      problem.scratch_bytes = fp8_gemm_scratch_bytes(problem);
+      problem.scratch = lane.product.get(problem.scratch_bytes);
+      launch_fp8_gemm(problem, lane.stream.get());
+    } else if (offsets != nullptr) {
+      launch_grouped_bf16(grouped_problem(input, part, offsets, target), lane.stream.get());
+    } else {
+      launch(lane, dense_problem(input, part, target));
+    }
+  }
+}
+
+}  // namespace deepflight
