@@ -1,8 +1,8 @@
-# df_module(NAME <name> SRCS <files...> [DEPS <modules...>] [TEST_DEPS <modules...>]
-#           [LIBS <targets...>])
+# df_module(NAME <name> SRCS <files...> [DEPS <modules...>] [CUDA_DEPS <modules...>]
+#           [TEST_DEPS <modules...>] [LIBS <targets...>])
 #
 # Declares one folder of src/ as the static library df_<name>. DEPS are the other folders it may
-# include (their df_module names); TEST_DEPS those that only its tests and benches may, such as a
+# include (their df_module names), CUDA_DEPS more of them where DF_CUDA is on; TEST_DEPS those that only its tests and benches may, such as a
 # concrete backend; LIBS are third-party targets. Beside the sources, found by name:
 #   *_test.cpp   GoogleTest cases, gathered in one ctest called <name>
 #   *_bench.cpp  Google Benchmark cases, gathered in the target <name>_bench (never a test)
@@ -11,12 +11,15 @@
 #   *_fuzz.cpp   fuzz targets: libFuzzer under DF_FUZZ, else a ctest that replays mutated seeds
 # A folder with no source files of its own (headers only) passes no SRCS.
 function(df_module)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;TEST_DEPS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;CUDA_DEPS;TEST_DEPS;LIBS" ${ARGN})
   if(ARG_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "df_module(${ARG_NAME}): unknown arguments ${ARG_UNPARSED_ARGUMENTS}")
   endif()
   set(target df_${ARG_NAME})
   set(dep_targets ${ARG_DEPS})
+  if(DF_CUDA)
+    list(APPEND dep_targets ${ARG_CUDA_DEPS})
+  endif()
   list(TRANSFORM dep_targets PREPEND df_)
   set(test_dep_targets ${ARG_TEST_DEPS})
   list(TRANSFORM test_dep_targets PREPEND df_)

@@ -22,7 +22,7 @@ CUDA_HEADER = re.compile(r"^(cuda|cublas|nccl|nvrtc|cupti|cutlass|cute/)")
 
 
 def read_modules(src):
-    """Returns {folder: (name, [names of DEPS], [names of TEST_DEPS])} from every CMakeLists.txt below src."""
+    """Returns {folder: (name, [names of DEPS and CUDA_DEPS], [names of TEST_DEPS])} from every CMakeLists.txt below src."""
     modules = {}
     for cmake in sorted(src.rglob("CMakeLists.txt")):
         text = re.sub(r"#.*", "", cmake.read_text())
@@ -30,13 +30,14 @@ def read_modules(src):
             words = body.split()
             fields, key = {}, None
             for word in words:
-                if word in ("NAME", "SRCS", "DEPS", "TEST_DEPS", "LIBS"):
+                if word in ("NAME", "SRCS", "DEPS", "CUDA_DEPS", "TEST_DEPS", "LIBS"):
                     key = word
                     fields[key] = []
                 elif key:
                     fields[key].append(word)
             folder = cmake.parent.relative_to(src).as_posix()
-            modules[folder] = (fields["NAME"][0], fields.get("DEPS", []), fields.get("TEST_DEPS", []))
+            modules[folder] = (fields["NAME"][0], fields.get("DEPS", []) + fields.get("CUDA_DEPS", []),
+                               fields.get("TEST_DEPS", []))
     return modules
 
 

@@ -2,7 +2,6 @@
 #include "apps/local_engine.h"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -11,7 +10,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "compute/cpu/cpu_backend.h"
 #include "model/deepseek/tensor_table.h"
 
 namespace deepflight {
@@ -19,39 +17,65 @@ namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 
-int64_t machine_memory_bytes() {
-  return static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
-}
-
-Result<KvFormat> parse_kv_format(const std::string& name) {
-  if (name == "auto" || name == "f32") return KvFormat::kF32;
+Result<KvFormat> parse_kv_format(const std::string& name, bool is_cuda) {
+  if (name == "auto") return is_cuda ? KvFormat::kBF16 : KvFormat::kF32;
   if (name == "bf16") return KvFormat::kBF16;
-  return invalid_argument("--kv-cache-dtype '{}': use auto, f32 or bf16", name);
+  if (name == "f32" && !is_cuda) return KvFormat::kF32;
+  if (name == "fp8" && is_cuda) return KvFormat::kF8E4M3;
+  return invalid_argument("--kv-cache-dtype {}: on {} use auto, bf16 or {}", name,
+                          is_cuda ? "a GPU" : "the CPU", is_cuda ? "fp8" : "f32");
 }
 
-// The pool: what was asked for, else a quarter of the memory but no more than all slots can use.
-Result<int64_t> count_pages(const EngineOptions& options, int64_t max_model_len,
-                            int64_t page_bytes) {
-  const int64_t pages_per_sequence = pages_for(max_model_len);
-  if (options.kv_cache_mib > 0) {
-    const int64_t num_pages = options.kv_cache_mib * kMiB / page_bytes;
-    if (num_pages < pages_per_sequence) {
-      return invalid_argument(
-          "--kv-cache-mib {}: holds {} tokens, less than one sequence of --max-model-len {}; "
-          "give at least {} or lower --max-model-len",
-          options.kv_cache_mib, num_pages * kPageTokens, max_model_len,
-          (pages_per_sequence * page_bytes + kMiB - 1) / kMiB);
-    }
-    return num_pages;
+// Decode steps of these sizes are captured: dense where a row more costs most.
+std::vector<int32_t> graph_sizes(int32_t max_num_seqs) {
+  std::vector<int32_t> sizes;
+  for (int32_t size = 1; size < max_num_seqs; size += size < 8     ? size
+                                                      : size < 64  ? 8
+                                                      : size < 256 ? 16
+                                                                   : 32) {
+    sizes.push_back(size);
   }
-  const int64_t affordable = machine_memory_bytes() / 4 / page_bytes;
+  sizes.push_back(max_num_seqs);
+  return sizes;
+}
+
+// Pages of --kv-cache-mib.
+Result<int64_t> count_asked_pages(int64_t kv_cache_mib, int64_t max_model_len, int64_t page_bytes) {
+  const int64_t pages_per_sequence = pages_for(max_model_len);
+  const int64_t num_pages = kv_cache_mib * kMiB / page_bytes;
+  if (num_pages < pages_per_sequence) {
+    return invalid_argument(
+        "--kv-cache-mib {}: holds {} tokens, less than one sequence of --max-model-len {}; "
+        "give at least {} or lower --max-model-len",
+        kv_cache_mib, num_pages * kPageTokens, max_model_len,
+        (pages_per_sequence * page_bytes + kMiB - 1) / kMiB);
+  }
+  return num_pages;
+}
+
+// On the CPU: a quarter of the memory but no more than all slots can use.
+Result<int64_t> count_cpu_pages(const EngineOptions& options, int64_t memory_bytes,
+                                int64_t page_bytes) {
+  const int64_t pages_per_sequence = pages_for(options.max_model_len);
+  const int64_t affordable = memory_bytes / 4 / page_bytes;
   if (affordable < pages_per_sequence) {
     return invalid_argument(
         "a quarter of this machine's memory holds {} tokens of KV cache, less than one sequence of "
         "--max-model-len {}; lower it or give --kv-cache-mib",
-        affordable * kPageTokens, max_model_len);
+        affordable * kPageTokens, options.max_model_len);
   }
   return std::min(affordable, 2 * options.max_num_seqs * pages_per_sequence);
+}
+
+void log_memory(const ExecutorMemory& memory, const Device& device) {
+  const auto mib = [](int64_t bytes) { return bytes / kMiB; };
+  spdlog::info(
+      "memory of {}: weights {} MiB, state {}, workspace {}, scratch {}, graphs {}, KV cache {} "
+      "({} tokens in {} pages); {} of {} MiB",
+      device.name, mib(memory.weights_bytes), mib(memory.state_bytes), mib(memory.workspace_bytes),
+      mib(memory.scratch_bytes), mib(memory.graph_bytes), mib(memory.kv_pool_bytes()),
+      memory.num_pages * kPageTokens, memory.num_pages, mib(memory.total_bytes()),
+      mib(device.memory_bytes));
 }
 
 }  // namespace
@@ -62,22 +86,36 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
   app->add_option("--load-format", options->load_format,
                   "auto: the directory's safetensors; dummy: random weights")
       ->check(CLI::IsMember({"auto", "dummy"}));
-  app->add_option("--kv-cache-dtype", options->kv_cache_dtype, "auto, f32 or bf16")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
-  app->add_option("--threads", options->num_threads, "compute threads; 0: one per core")
+  app->add_option("--device", options->device.device,
+                  "auto (a GPU where there is one), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app->add_option("--cuda-device", options->device.cuda_device, "which GPU")
+      ->check(CLI::Range(0, 63));
+  app->add_option("--gpu-memory-fraction", options->gpu_memory_fraction,
+                  "share of the GPU's memory that weights, workspaces, graphs and KV cache take")
+      ->check(CLI::Range(0.05, 1.0));
+  app->add_flag("--no-graphs", options->no_graphs, "GPU: run decode steps op by op");
+  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
+                  "auto, bf16; f32 on the CPU, fp8 on a GPU")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "fp8"}));
+  app->add_option("--threads", options->device.num_threads,
+                  "compute threads of the CPU; 0: one per core")
       ->check(CLI::Range(0, 1024));
-  app->add_option("--max-num-seqs", options->max_num_seqs, "sequences that run at once")
-      ->check(CLI::Range(1, 4096));
-  app->add_option("--max-num-batched-tokens", options->max_batched_tokens, "token budget of a step")
-      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-num-seqs", options->max_num_seqs,
+                  "sequences that run at once; 0: 64 on the CPU, 256 on a GPU")
+      ->check(CLI::Range(0, 4096));
+  app->add_option("--max-num-batched-tokens", options->max_batched_tokens,
+                  "token budget of a step; 0: 1024 on the CPU, 8192 on a GPU")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--chunk-tokens", options->chunk_tokens,
-                  "longest prefill chunk of one prompt in a step")
-      ->check(CLI::Range(1, 1 << 20));
+                  "longest prefill chunk of one prompt in a step; 0: 512 on the CPU, the token "
+                  "budget on a GPU")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--max-model-len", options->max_model_len,
                   "prompt and output tokens together; 0: what the model was made for")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--kv-cache-mib", options->kv_cache_mib,
-                  "KV cache; 0: a quarter of the memory, no more than can be used")
+                  "KV cache; 0: a quarter of the CPU's memory, or what the GPU's plan leaves")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--steps-in-flight", options->steps_in_flight,
                   "2: plan a step while the one before it runs; 1: do not")
@@ -89,8 +127,9 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
   app->add_option("--dummy-seed", options->dummy_seed, "seed of --load-format dummy");
 }
 
-Result<std::unique_ptr<LocalEngine>> LocalEngine::start(const EngineOptions& options) {
+Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& options) {
   std::unique_ptr<LocalEngine> local(new LocalEngine);
+  local->options_ = options;
   const std::filesystem::path model_dir = options.model_dir;
   if (!std::filesystem::is_directory(model_dir)) {
     return make_error(ErrorCode::kNotFound, "--model {}: no such directory", options.model_dir);
@@ -101,15 +140,35 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::start(const EngineOptions& opt
                  fmt::join(local->model_config_.unread_fields, ", "));
   }
   const int64_t longest = local->model_config_.max_position_embeddings;
-  const int64_t max_model_len = options.max_model_len > 0 ? options.max_model_len : longest;
-  if (max_model_len > longest) {
+  if (options.max_model_len > longest) {
     return invalid_argument("--max-model-len {}: the model's max_position_embeddings is {}",
-                            max_model_len, longest);
+                            options.max_model_len, longest);
   }
+  ASSIGN_OR_RETURN(local->device_, open_device(options.device));
+  local->set_defaults();
   RETURN_IF_ERROR(local->load_text(model_dir));
-  RETURN_IF_ERROR(local->load_weights(options, max_model_len));
-  RETURN_IF_ERROR(local->start_engine(options, max_model_len));
+  RETURN_IF_ERROR(local->load_weights());
   return local;
+}
+
+Result<std::unique_ptr<LocalEngine>> LocalEngine::start(const EngineOptions& options) {
+  ASSIGN_OR_RETURN(auto local, load(options));
+  RETURN_IF_ERROR(local->start_engine());
+  return local;
+}
+
+// What was not asked for, by the device.
+void LocalEngine::set_defaults() {
+  const auto set = [](int* option, int value) {
+    if (*option == 0) *option = value;
+  };
+  const bool is_cuda = device_.is_cuda;
+  set(&options_.max_num_seqs, is_cuda ? 256 : 64);
+  set(&options_.max_batched_tokens, is_cuda ? 8192 : 1024);
+  options_.max_batched_tokens = std::max(options_.max_batched_tokens, options_.max_num_seqs);
+  set(&options_.chunk_tokens, is_cuda ? options_.max_batched_tokens : 512);
+  options_.chunk_tokens = std::min(options_.chunk_tokens, options_.max_batched_tokens);
+  if (options_.max_model_len == 0) options_.max_model_len = model_config_.max_position_embeddings;
 }
 
 Status LocalEngine::load_text(const std::filesystem::path& model_dir) {
@@ -125,68 +184,91 @@ Status LocalEngine::load_text(const std::filesystem::path& model_dir) {
   return ok_status();
 }
 
-Status LocalEngine::load_weights(const EngineOptions& options, int64_t max_positions) {
+Status LocalEngine::load_weights() {
   const int64_t start_us = monotonic_us();
   const auto rows = tensor_table(model_config_);
   std::optional<Checkpoint> checkpoint;
-  if (options.load_format == "dummy") {
-    checkpoint = dummy_checkpoint(model_config_, rows, options.dummy_seed);
+  if (options_.load_format == "dummy") {
+    checkpoint = dummy_checkpoint(model_config_, rows, options_.dummy_seed);
   } else {
-    ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(options.model_dir));
+    ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(options_.model_dir));
     ASSIGN_OR_RETURN(const TableMatch match, match_table(*checkpoint, model_config_, rows));
     if (match.num_unexpected > 0) {
       spdlog::warn("{}: {} tensors that this architecture does not have, the first is {}",
-                   options.model_dir, match.num_unexpected, match.first_unexpected);
+                   options_.model_dir, match.num_unexpected, match.first_unexpected);
     }
   }
-  backend_ = std::make_unique<CpuBackend>(CpuBackendConfig{options.num_threads});
   {
     ProgressBar progress("loading weights", checkpoint->num_bytes() / kMiB, "MiB",
-                         options.show_progress && checkpoint->num_bytes() > 256 * kMiB);
+                         options_.show_progress && checkpoint->num_bytes() > 256 * kMiB);
     int64_t bytes = 0;
     const auto on_progress = [&](int64_t num_bytes) {
       const int64_t before = bytes / kMiB;
       bytes += num_bytes;
       progress.advance(bytes / kMiB - before);
     };
-    ASSIGN_OR_RETURN(weights_, load_model_weights(model_config_, *checkpoint, max_positions,
-                                                  *backend_, on_progress));
+    ASSIGN_OR_RETURN(weights_,
+                     load_model_weights(model_config_, *checkpoint, options_.max_model_len,
+                                        *device_.backend, on_progress));
   }
-  spdlog::info("weights loaded in {:.2f} s: {} parameters, {} active a token",
-               static_cast<double>(monotonic_us() - start_us) * 1e-6,
+  spdlog::info("weights loaded in {:.2f} s to {}: {} parameters, {} active a token",
+               static_cast<double>(monotonic_us() - start_us) * 1e-6, device_.name,
                model_config_.num_total_parameters(), model_config_.num_active_parameters());
   return ok_status();
 }
 
-Status LocalEngine::start_engine(const EngineOptions& options, int64_t max_model_len) {
+Result<ExecutorConfig> LocalEngine::executor_config() const {
   ExecutorConfig executor;
+  ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options_.kv_cache_dtype, device_.is_cuda));
+  executor.max_num_slots = options_.max_num_seqs;
+  executor.max_batched_tokens = options_.max_batched_tokens;
+  executor.max_pages_per_slot = pages_for(options_.max_model_len);
   executor.num_pages = 1;
-  ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options.kv_cache_dtype));
   const int64_t page_bytes = Executor::kv_pool_bytes(executor, model_config_);
-  ASSIGN_OR_RETURN(executor.num_pages, count_pages(options, max_model_len, page_bytes));
+  executor.num_pages = 0;
+  if (options_.kv_cache_mib > 0) {
+    ASSIGN_OR_RETURN(executor.num_pages,
+                     count_asked_pages(options_.kv_cache_mib, options_.max_model_len, page_bytes));
+  } else if (!device_.is_cuda) {
+    ASSIGN_OR_RETURN(executor.num_pages,
+                     count_cpu_pages(options_, device_.memory_bytes, page_bytes));
+  }
+  if (!device_.is_cuda) return executor;
+  executor.memory_limit_bytes = static_cast<int64_t>(static_cast<double>(device_.memory_bytes) *
+                                                     options_.gpu_memory_fraction);
+  executor.weights_bytes = device_.memory_bytes - device_.backend->free_memory_bytes();
+  executor.warm_up = true;
+  if (!options_.no_graphs) executor.decode_batch_sizes = graph_sizes(options_.max_num_seqs);
+  return executor;
+}
 
+Status LocalEngine::start_engine() {
+  ASSIGN_OR_RETURN(const ExecutorConfig executor, executor_config());
   EngineConfig config;
-  config.model.name = std::filesystem::path(options.model_dir).filename().string();
+  config.model.name = std::filesystem::path(options_.model_dir).filename().string();
   config.model.vocab_size = static_cast<int32_t>(model_config_.vocab_size);
-  config.model.max_model_len = static_cast<int32_t>(max_model_len);
+  config.model.max_model_len = static_cast<int32_t>(options_.max_model_len);
   config.eos_token_ids = model_config_.eos_token_ids;
-  config.scheduler.max_num_slots = options.max_num_seqs;
-  config.scheduler.num_pages = static_cast<int32_t>(executor.num_pages);
-  config.scheduler.max_model_len = static_cast<int32_t>(max_model_len);
-  config.scheduler.max_batched_tokens = std::max(options.max_batched_tokens, options.max_num_seqs);
-  config.scheduler.max_chunk_tokens =
-      std::min(options.chunk_tokens, config.scheduler.max_batched_tokens);
-  config.scheduler.max_steps_in_flight = options.steps_in_flight;
-  config.scheduler.enable_prefix_cache = !options.no_prefix_cache;
-  config.scheduler.exact_prefix_reuse = !options.reuse_output_pages;
-  RETURN_IF_ERROR(config.scheduler.validate());
+  config.scheduler.max_num_slots = options_.max_num_seqs;
+  config.scheduler.max_model_len = static_cast<int32_t>(options_.max_model_len);
+  config.scheduler.max_batched_tokens = options_.max_batched_tokens;
+  config.scheduler.max_chunk_tokens = options_.chunk_tokens;
+  config.scheduler.max_steps_in_flight = options_.steps_in_flight;
+  config.scheduler.enable_prefix_cache = !options_.no_prefix_cache;
+  config.scheduler.exact_prefix_reuse = !options_.reuse_output_pages;
+  config.scheduler.decode_batch_sizes = executor.decode_batch_sizes;
+  CHECK(executor.max_pages_per_slot == config.scheduler.max_pages_per_slot(),
+        executor.max_pages_per_slot);
 
-  executor.max_num_slots = config.scheduler.max_num_slots;
-  executor.max_batched_tokens = config.scheduler.max_batched_tokens;
-  executor.max_pages_per_slot = config.scheduler.max_pages_per_slot();
-  executor_ = std::make_unique<Executor>(executor, model_config_, weights_, *backend_);
-  spdlog::info("KV cache: {} tokens in {} pages, {} MiB", executor.num_pages * kPageTokens,
-               executor.num_pages, executor.num_pages * page_bytes / kMiB);
+  const int64_t start_us = monotonic_us();
+  ASSIGN_OR_RETURN(executor_,
+                   Executor::create(executor, model_config_, weights_, *device_.backend));
+  const ExecutorMemory& memory = executor_->memory();
+  config.scheduler.num_pages = static_cast<int32_t>(memory.num_pages);
+  RETURN_IF_ERROR(config.scheduler.validate());
+  log_memory(memory, device_);
+  spdlog::info("{} decode graphs; set up in {:.2f} s", executor.decode_batch_sizes.size(),
+               static_cast<double>(monotonic_us() - start_us) * 1e-6);
   engine_ = std::make_unique<Engine>(std::move(config), *executor_, tokenizer());
   return ok_status();
 }

@@ -8,8 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "apps/devices.h"
 #include "base/result.h"
-#include "compute/ops/backend.h"
 #include "model/deepseek/config.h"
 #include "model/deepseek/model_weights.h"
 #include "runtime/engine/engine.h"
@@ -25,14 +25,16 @@ namespace deepflight {
 
 struct EngineOptions {
   std::string model_dir;
-  std::string load_format = "auto";     // auto: the directory's safetensors; dummy: random weights
-  std::string kv_cache_dtype = "auto";  // auto: f32 on the CPU
-  int num_threads = 0;                  // 0: one per core
-  int max_num_seqs = 64;
-  int max_batched_tokens = 1024;
-  int chunk_tokens = 512;
-  int64_t max_model_len = 0;  // 0: the model's max_position_embeddings
-  int64_t kv_cache_mib = 0;   // 0: a quarter of the machine's memory, no more than can be used
+  std::string load_format = "auto";  // auto: the directory's safetensors; dummy: random weights
+  DeviceOptions device;
+  std::string kv_cache_dtype = "auto";  // auto: f32 on the CPU, bf16 on a GPU
+  int max_num_seqs = 0;                 // 0: 64 on the CPU, 256 on a GPU
+  int max_batched_tokens = 0;           // 0: 1024, 8192
+  int chunk_tokens = 0;                 // 0: 512, max_batched_tokens
+  int64_t max_model_len = 0;            // 0: the model's max_position_embeddings
+  int64_t kv_cache_mib = 0;  // 0: CPU, a quarter of the memory; GPU, what the memory plan leaves
+  double gpu_memory_fraction = 0.9;  // of the GPU's memory, for everything
+  bool no_graphs = false;            // GPU: run decode steps op by op
   int steps_in_flight = 2;
   bool no_prefix_cache = false;
   bool reuse_output_pages = false;
@@ -48,7 +50,16 @@ class LocalEngine {
   // Errors name the file or flag. A directory without tokenizer.json gives an engine without text.
   static Result<std::unique_ptr<LocalEngine>> start(const EngineOptions& options);
 
+  // The same without an engine: what `profile` runs steps of its own making on.
+  static Result<std::unique_ptr<LocalEngine>> load(const EngineOptions& options);
+  // Limits, formats and memory of an executor for the options on the loaded model's device.
+  // num_pages is 0 where the memory plan decides.
+  Result<ExecutorConfig> executor_config() const;
+
   Engine& engine() { return *engine_; }
+  const EngineOptions& options() const { return options_; }  // with the device's defaults
+  const Device& device() const { return device_; }
+  const ModelWeights& weights() const { return weights_; }
   const DeepseekConfig& model_config() const { return model_config_; }
   const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
   const TokenizerConfig& tokenizer_config() const { return tokenizer_config_; }
@@ -56,14 +67,16 @@ class LocalEngine {
  private:
   LocalEngine() = default;
   Status load_text(const std::filesystem::path& model_dir);
-  Status load_weights(const EngineOptions& options, int64_t max_positions);
-  Status start_engine(const EngineOptions& options, int64_t max_model_len);
+  void set_defaults();
+  Status load_weights();
+  Status start_engine();
 
   // Members are destroyed from the last to the first: users before what they use.
+  EngineOptions options_;
   DeepseekConfig model_config_;
   TokenizerConfig tokenizer_config_;
   std::optional<Tokenizer> tokenizer_;
-  std::unique_ptr<Backend> backend_;
+  Device device_;
   ModelWeights weights_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Engine> engine_;

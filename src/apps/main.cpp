@@ -9,6 +9,7 @@
 #include "apps/bench_accuracy.h"
 #include "apps/generate.h"
 #include "apps/inspect.h"
+#include "apps/profile.h"
 #include "apps/serve.h"
 #include "base/log.h"
 
@@ -45,6 +46,8 @@ int run(int argc, char** argv) {
   BenchAccuracyOptions accuracy;
   add_bench_accuracy_options(bench->add_subcommand("accuracy", "share of problems answered right"),
                              &accuracy);
+  ProfileOptions profile;
+  add_profile_options(app.add_subcommand("profile", "time of a step, op by op"), &profile);
   InspectOptions inspect;
   add_inspect_options(app.add_subcommand("inspect", "what a model directory holds"), &inspect);
 
@@ -60,6 +63,7 @@ int run(int argc, char** argv) {
   if (const Status status = init_logging(log_level); !status.ok()) return exit_code(status);
   if (app.got_subcommand("serve")) return exit_code(run_serve(serve));
   if (app.got_subcommand("generate")) return exit_code(run_generate(generate));
+  if (app.got_subcommand("profile")) return exit_code(run_profile(profile));
   if (app.got_subcommand("inspect")) return exit_code(run_inspect(inspect, std::cout));
   return exit_code(run_bench_accuracy(accuracy));
 }

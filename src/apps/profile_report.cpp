@@ -50,13 +50,12 @@ double busy_share(const std::vector<ProfiledKernel>& kernels) {
 }
 
 std::string profile_table(const StepProfile& profile) {
-  std::string text = fmt::format(
-      "{}: step {:.1f} us, GPU busy {:.1f} %, host {:.1f} us ({:.1f} % of the step), floor {:.1f} "
-      "us "
-      "({:.2f}x)\n",
-      profile.title, profile.step_us, 100 * profile.busy, profile.host_us,
-      100 * profile.host_us / profile.step_us, profile.floor_us,
-      profile.step_us / profile.floor_us);
+  std::string text =
+      fmt::format("{}: step {:.1f} us, host {:.1f} us ({:.1f} % of the step)", profile.title,
+                  profile.step_us, profile.host_us, 100 * profile.host_us / profile.step_us);
+  if (profile.rows.empty()) return text + "\n";
+  text += fmt::format(", GPU busy {:.1f} %, floor {:.1f} us ({:.2f}x)\n", 100 * profile.busy,
+                      profile.floor_us, profile.step_us / profile.floor_us);
   text += fmt::format("| {:<34} | {:>9} | {:>6} | {:>7} | {:>9} | {:>9} | {:>9} | {:>7} |\n", "op",
                       "us", "share", "kernels", "GFLOP", "MB", "floor us", "floor %");
   text += "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";

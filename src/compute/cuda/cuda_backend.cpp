@@ -8,21 +8,37 @@
 
 namespace deepflight {
 
-Result<std::unique_ptr<CudaBackend>> CudaBackend::create(const CudaBackendConfig& config) {
+namespace {
+
+// Makes the device current.
+Status select_device(int device) {
   const int num_devices = DeviceInfo::count();
-  if (config.device < 0 || config.device >= num_devices) {
-    return make_error(ErrorCode::kUnavailable, "CUDA device {}: this process can see {}",
-                      config.device, num_devices);
+  if (device < 0 || device >= num_devices) {
+    return make_error(ErrorCode::kUnavailable, "CUDA device {}: this process can see {}", device,
+                      num_devices);
   }
-  CUDA_CHECK(cudaSetDevice(config.device));
+  CUDA_CHECK(cudaSetDevice(device));
   const DeviceInfo& info = DeviceInfo::current();
   if (info.compute_major != 9) {
     return make_error(ErrorCode::kUnavailable,
                       "CUDA device {}: {} has compute capability {}.{}; Hopper (9.0) is needed",
-                      config.device, info.name, info.compute_major, info.compute_minor);
+                      device, info.name, info.compute_major, info.compute_minor);
   }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CudaBackend>> CudaBackend::create(const CudaBackendConfig& config) {
+  RETURN_IF_ERROR(select_device(config.device));
   return std::unique_ptr<CudaBackend>(new CudaBackend(std::make_unique<Impl>(config)));
 }
+
+bool CudaBackend::can_use(int device) { return select_device(device).ok(); }
+
+std::string CudaBackend::device_name() const { return DeviceInfo::current().name; }
+
+int64_t CudaBackend::total_memory_bytes() const { return DeviceInfo::current().memory_bytes; }
 
 CudaBackend::CudaBackend(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 

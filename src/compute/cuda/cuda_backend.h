@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "base/result.h"
 #include "compute/ops/backend.h"
@@ -23,7 +24,12 @@ class CudaBackend final : public Backend {
  public:
   // Error: kUnavailable, no such device or not a Hopper one.
   static Result<std::unique_ptr<CudaBackend>> create(const CudaBackendConfig& config);
+  // Whether create() would succeed with this device.
+  static bool can_use(int device);
   ~CudaBackend() override;
+
+  std::string device_name() const;
+  int64_t total_memory_bytes() const;
 
   DType activation_dtype() const override { return DType::kBF16; }
   bool quantizes_rows() const override { return true; }

@@ -27,6 +27,15 @@ Executor::~Executor() {
   thread_.join();
 }
 
+void Executor::overwrite_page(PageId page, std::span<const uint8_t> bytes) {
+  CHECK(page >= 0 && page < pool_.num_pages, page, pool_.num_pages);
+  CHECK(static_cast<int64_t>(bytes.size()) == pool_.page_stride_bytes(), bytes.size(),
+        pool_.page_stride_bytes());
+  backend_.attach_thread();
+  backend_.copy_in(static_cast<char*>(pool_.base) + page * pool_.page_stride_bytes(), bytes.data(),
+                   pool_.page_stride_bytes());
+}
+
 void Executor::launch(StepPlan plan) {
   {
     std::lock_guard lock(mutex_);

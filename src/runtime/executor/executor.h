@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -82,6 +83,10 @@ class Executor {
 
   const ExecutorMemory& memory() const { return memory_; }
   ExecutorStats stats() const;
+
+  // Puts `bytes`, [layer][64][token] in the pool's format, in the place of a page. Only while no
+  // step is in flight.
+  void overwrite_page(PageId page, std::span<const uint8_t> bytes);
 
   // Queues a step. The plan must follow from the ones before it (the scheduler's business).
   void launch(StepPlan plan);
