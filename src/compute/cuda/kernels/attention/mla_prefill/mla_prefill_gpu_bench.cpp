@@ -6,7 +6,7 @@
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
 #include "compute/cuda/kernels/attention/mla_prefill/launch.h"
 #include "compute/cuda/kernels/attention/mla_prefill/plan.h"
-#include "compute/cuda/kernels/attention/mla_prefill/testing.h"
+#include "compute/cuda/kernels/attention/mla_prefill/testing/test_product.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
 namespace deepflight::cuda_mla_prefill {

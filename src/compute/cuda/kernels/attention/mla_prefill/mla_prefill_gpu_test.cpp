@@ -7,7 +7,7 @@
 #include <string>
 
 #include "compute/cuda/kernels/attention/mla_prefill/launch.h"
-#include "compute/cuda/kernels/attention/mla_prefill/testing.h"
+#include "compute/cuda/kernels/attention/mla_prefill/testing/test_product.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
 namespace deepflight::cuda_mla_prefill {

@@ -1,6 +1,6 @@
 #include <cuda_bf16.h>
 
-#include "compute/cuda/kernels/attention/mla_prefill/testing.h"
+#include "compute/cuda/kernels/attention/mla_prefill/testing/test_product.h"
 
 namespace deepflight::cuda_mla_prefill {
 namespace {
