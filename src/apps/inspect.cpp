@@ -92,6 +92,7 @@ void add_line(TensorLine line, bool all,
 Result<Report> make_report(const InspectOptions& options) {
   Report report;
   ASSIGN_OR_RETURN(report.config, DeepseekConfig::load(options.model_dir));
+  RETURN_IF_ERROR(report.config.truncate_layers(options.num_layers));
   const DeepseekConfig& config = report.config;
   const auto rows = tensor_table(config);
   std::optional<Checkpoint> checkpoint;
@@ -342,6 +343,8 @@ void add_inspect_options(CLI::App* app, InspectOptions* options) {
   app->add_option("--load-format", options->load_format,
                   "auto: check the directory's safetensors; dummy: config.json alone")
       ->check(CLI::IsMember({"auto", "dummy"}));
+  app->add_option("--num-layers", options->num_layers, "only the first layers; 0: all")
+      ->check(CLI::NonNegativeNumber);
   app->add_option("--kv-pages", options->kv_pages,
                   "KV pages to plan for; 0: one sequence of full length")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 32));

@@ -17,6 +17,7 @@ namespace deepflight {
 struct InspectOptions {
   std::string model_dir;
   std::string load_format = "auto";  // auto: the directory's safetensors; dummy: config.json alone
+  int64_t num_layers = 0;            // look at the first ones only; 0: all
   int64_t kv_pages = 0;              // pool to plan for; 0: one sequence of full length
   bool all = false;                  // one line per expert
   bool json = false;                 // one JSON object

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "model/deepseek/tensor_table.h"
+#include "text/byte_tokenizer.h"
 
 namespace deepflight {
 namespace {
@@ -124,6 +125,9 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
   app->add_flag("--reuse-output-pages", options->reuse_output_pages,
                 "let prompts reuse pages that were computed as output (a conversation's former "
                 "answers); faster, but bits then depend on history");
+  app->add_option("--num-layers", options->num_layers,
+                  "run the model's first layers only; 0: all of them")
+      ->check(CLI::NonNegativeNumber);
   app->add_option("--dummy-seed", options->dummy_seed, "seed of --load-format dummy");
 }
 
@@ -144,9 +148,10 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
     return invalid_argument("--max-model-len {}: the model's max_position_embeddings is {}",
                             options.max_model_len, longest);
   }
+  RETURN_IF_ERROR(local->model_config_.truncate_layers(options.num_layers));
   ASSIGN_OR_RETURN(local->device_, open_device(options.device));
   local->set_defaults();
-  RETURN_IF_ERROR(local->load_text(model_dir));
+  RETURN_IF_ERROR(local->load_text());
   RETURN_IF_ERROR(local->load_weights());
   return local;
 }
@@ -171,8 +176,11 @@ void LocalEngine::set_defaults() {
   if (options_.max_model_len == 0) options_.max_model_len = model_config_.max_position_embeddings;
 }
 
-Status LocalEngine::load_text(const std::filesystem::path& model_dir) {
-  if (!std::filesystem::exists(model_dir / "tokenizer.json")) return ok_status();
+Status LocalEngine::load_text() {
+  const std::filesystem::path model_dir = options_.model_dir;
+  if (!std::filesystem::exists(model_dir / "tokenizer.json")) {
+    return options_.load_format == "dummy" ? use_byte_tokenizer() : ok_status();
+  }
   ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load(model_dir / "tokenizer.json"));
   if (tokenizer.vocab_size() > model_config_.vocab_size) {
     return invalid_argument("{}: {} tokens, but config.json's vocab_size is {}",
@@ -181,6 +189,20 @@ Status LocalEngine::load_text(const std::filesystem::path& model_dir) {
   }
   tokenizer_ = std::move(tokenizer);
   ASSIGN_OR_RETURN(tokenizer_config_, TokenizerConfig::load(model_dir));
+  return ok_status();
+}
+
+// A vocabulary too small for bytes leaves the engine without text.
+Status LocalEngine::use_byte_tokenizer() {
+  std::vector<int32_t> special = model_config_.eos_token_ids;
+  special.push_back(model_config_.bos_token_id);
+  auto tokenizer = make_byte_tokenizer(static_cast<int32_t>(model_config_.vocab_size), special);
+  if (!tokenizer.ok()) {
+    return tokenizer.error().code == ErrorCode::kUnsupported ? ok_status()
+                                                             : Status(tokenizer.error());
+  }
+  tokenizer_ = std::move(tokenizer).value();
+  tokenizer_config_ = byte_tokenizer_config(model_config_.bos_token_id);
   return ok_status();
 }
 

@@ -38,6 +38,7 @@ struct EngineOptions {
   int steps_in_flight = 2;
   bool no_prefix_cache = false;
   bool reuse_output_pages = false;
+  int64_t num_layers = 0;  // only the first ones; 0: all
   uint64_t dummy_seed = 0;
   bool show_progress = true;
 };
@@ -47,7 +48,8 @@ void add_engine_options(CLI::App* app, EngineOptions* options);
 
 class LocalEngine {
  public:
-  // Errors name the file or flag. A directory without tokenizer.json gives an engine without text.
+  // Errors name the file or flag. A directory without tokenizer.json gives an engine without text,
+  // or with one of bytes (text/byte_tokenizer.h) where the weights are dummy too.
   static Result<std::unique_ptr<LocalEngine>> start(const EngineOptions& options);
 
   // The same without an engine: what `profile` runs steps of its own making on.
@@ -66,8 +68,9 @@ class LocalEngine {
 
  private:
   LocalEngine() = default;
-  Status load_text(const std::filesystem::path& model_dir);
   void set_defaults();
+  Status load_text();
+  Status use_byte_tokenizer();
   Status load_weights();
   Status start_engine();
 

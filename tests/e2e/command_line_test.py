@@ -62,6 +62,21 @@ class Generate(unittest.TestCase):
                     "--ignore-eos")
         self.assertEqual(plain.stdout.strip(), ",".join(map(str, answer["output_ids"])))
 
+    def test_a_shape_answers_in_text(self):
+        with tempfile.TemporaryDirectory() as directory:
+            config = json.loads((GOLDEN / "config.json").read_text())
+            config["vocab_size"] = 600
+            Path(directory, "config.json").write_text(json.dumps(config))
+            arguments = ("--model", directory, "--load-format", "dummy", "--max-tokens", 4,
+                         "--ignore-eos", "--json")
+            whole = json.loads(run("generate", *arguments, "--prompt", "Hi").stdout)
+            self.assertEqual(len(whole["prompt_ids"]), 2 + ("bos_token_id" in config))
+            self.assertGreater(len(whole["text"]), 3)
+            one = json.loads(run("generate", *arguments, "--prompt", "Hi", "--num-layers",
+                                 1).stdout)
+            self.assertEqual(one["prompt_ids"], whole["prompt_ids"])
+            self.assertNotEqual(one["output_ids"], whole["output_ids"])
+
     def test_dummy_weights_need_only_a_config(self):
         with tempfile.TemporaryDirectory() as directory:
             shutil.copy(GOLDEN / "config.json", directory)
@@ -96,6 +111,7 @@ class BadInput(unittest.TestCase):
                             "--max-model-len")
         self.expect_refusal((*generate, "--prompt", "x", "--kv-cache-mib", "1"), "--kv-cache-mib")
         self.expect_refusal(("generate", "--model", GOLDEN, "--prompt", "x"), "tokenizer.json")
+        self.expect_refusal((*generate, "--prompt", "x", "--num-layers", "99"), "--num-layers 99")
         self.expect_refusal(("bench", "accuracy", "--model", MODEL, "--tasks", "/nowhere"),
                             "/nowhere")
         self.expect_refusal(("bench", "accuracy", "--tasks", "x"), "--model", "--url")

@@ -330,6 +330,14 @@ Result<DeepseekConfig> DeepseekConfig::load(const std::filesystem::path& model_d
   return config;
 }
 
+Status DeepseekConfig::truncate_layers(int64_t count) {
+  if (count < 0 || count > num_layers) {
+    return invalid_argument("--num-layers {}: the model has {} layers", count, num_layers);
+  }
+  if (count > 0) num_layers = count;
+  return ok_status();
+}
+
 bool DeepseekConfig::is_moe_layer(int64_t layer_idx) const {
   return num_routed_experts > 0 && layer_idx >= first_dense_layers &&
          layer_idx % moe_layer_freq == 0;

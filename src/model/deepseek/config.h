@@ -110,6 +110,9 @@ struct DeepseekConfig {
   // What the latent KV cache holds per token and layer: kv_lora_rank latents, then the rope key.
   int64_t kv_token_dim() const { return kv_lora_rank + qk_rope_head_dim; }
   int64_t shared_intermediate_size() const { return num_shared_experts * moe_intermediate_size; }
+  // Keeps the first num_layers layers (flag --num-layers); 0 keeps all. An error if there are
+  // fewer.
+  Status truncate_layers(int64_t num_layers);
   // layer_idx >= num_layers (an MTP module's decoder layer) follows the same rule.
   bool is_moe_layer(int64_t layer_idx) const;
 

@@ -55,6 +55,28 @@ TEST(DeepseekConfig, CountsParametersAsPublished) {
   }
 }
 
+TEST(DeepseekConfig, ShapesAreThePublishedModels) {
+  const std::pair<const char*, const char*> rows[] = {{"deepseek-r1", "deepseek_v3"},
+                                                      {"deepseek-v2-lite", "deepseek_v2_lite"},
+                                                      {"kimi-k2", "kimi_k2"},
+                                                      {"moonlight-16b", "moonlight"}};
+  for (const auto& [shape, name] : rows) {
+    const auto path = std::filesystem::path("models/shapes") / shape / "config.json";
+    EXPECT_EQ(read_json_file(path, 1 << 20).value(), published(name)) << shape;
+  }
+}
+
+TEST(DeepseekConfig, TruncatesLayers) {
+  DeepseekConfig config = parsed("deepseek_v3");
+  EXPECT_TRUE(config.truncate_layers(0).ok());
+  EXPECT_EQ(config.num_layers, 61);
+  EXPECT_TRUE(config.truncate_layers(9).ok());
+  EXPECT_EQ(config.num_layers, 9);
+  EXPECT_FALSE(config.is_moe_layer(2));
+  EXPECT_TRUE(config.is_moe_layer(3));
+  EXPECT_EQ(config.truncate_layers(10).error().message, "--num-layers 10: the model has 9 layers");
+}
+
 TEST(DeepseekConfig, ReadsDeepseekV3) {
   const DeepseekConfig config = parsed("deepseek_v3");
   EXPECT_EQ(config.architecture, Architecture::kDeepseekV3);
