@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "model/deepseek/dummy_weights.h"
 #include "model/deepseek/tensor_table.h"
 #include "text/byte_tokenizer.h"
 
@@ -129,6 +130,10 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
                   "run the model's first layers only; 0: all of them")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--dummy-seed", options->dummy_seed, "seed of --load-format dummy");
+  app->add_option(
+      "--dummy-zipf", options->dummy_zipf,
+      "with --load-format dummy, skew of the experts' load: the r-th most popular gets a "
+      "share of r^-S; 0: even");
 }
 
 Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& options) {
@@ -149,6 +154,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
                             options.max_model_len, longest);
   }
   RETURN_IF_ERROR(local->model_config_.truncate_layers(options.num_layers));
+  RETURN_IF_ERROR(check_dummy_zipf(local->model_config_, options.dummy_zipf));
   ASSIGN_OR_RETURN(local->device_, open_device(options.device));
   local->set_defaults();
   RETURN_IF_ERROR(local->load_text());
@@ -211,7 +217,7 @@ Status LocalEngine::load_weights() {
   const auto rows = tensor_table(model_config_);
   std::optional<Checkpoint> checkpoint;
   if (options_.load_format == "dummy") {
-    checkpoint = dummy_checkpoint(model_config_, rows, options_.dummy_seed);
+    checkpoint = dummy_checkpoint(model_config_, rows, options_.dummy_seed, options_.dummy_zipf);
   } else {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(options_.model_dir));
     ASSIGN_OR_RETURN(const TableMatch match, match_table(*checkpoint, model_config_, rows));

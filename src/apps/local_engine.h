@@ -40,6 +40,7 @@ struct EngineOptions {
   bool reuse_output_pages = false;
   int64_t num_layers = 0;  // only the first ones; 0: all
   uint64_t dummy_seed = 0;
+  double dummy_zipf = 0.0;  // skew of the experts' load; 0: even
   bool show_progress = true;
 };
 

@@ -8,6 +8,7 @@
 #include "compute/cpu/math.h"
 #include "compute/cpu/packed.h"
 #include "compute/cpu/scratch.h"
+#include "compute/ops/random_matrix.h"
 #include "tensor/float_formats.h"
 
 namespace deepflight {
@@ -41,7 +42,9 @@ StackedMatrix stack_as_f32(std::span<const StoredMatrix> parts) {
   stack.values.resize(stack.out_features * stack.in_features);
   float* destination = stack.values.data();
   for (const auto& part : parts) {
-    to_f32_matrix(part.values, part.scale_inv, destination);
+    Buffer memory;
+    const StoredMatrix matrix = part.random ? materialize(part, &memory) : part;
+    to_f32_matrix(matrix.values, matrix.scale_inv, destination);
     destination += part.values.num_elements();
   }
   return stack;
@@ -76,6 +79,13 @@ void CpuBackend::fill_zero(void* device, int64_t size_bytes) {
 
 int64_t CpuBackend::free_memory_bytes() const {
   return static_cast<int64_t>(::sysconf(_SC_AVPHYS_PAGES)) * ::sysconf(_SC_PAGE_SIZE);
+}
+
+Buffer CpuBackend::pack_table(const StoredMatrix& table) {
+  const StackedMatrix rows = stack_as_f32({&table, 1});
+  Buffer buffer = allocate(static_cast<int64_t>(rows.values.size() * sizeof(float)));
+  std::memcpy(buffer.data(), rows.values.data(), rows.values.size() * sizeof(float));
+  return buffer;
 }
 
 LinearWeight CpuBackend::pack_linear(std::span<const StoredMatrix> parts) {

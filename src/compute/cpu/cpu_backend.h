@@ -37,6 +37,7 @@ class CpuBackend final : public Backend {
     copy_out(staging, device, size_bytes);
   }
   void fill_zero(void* device, int64_t size_bytes) override;
+  Buffer pack_table(const StoredMatrix& table) override;
   LinearWeight pack_linear(std::span<const StoredMatrix> parts) override;
   GroupedLinearWeight pack_grouped_linear(
       std::span<const std::vector<StoredMatrix>> groups) override;

@@ -121,6 +121,10 @@ class Backend {
   virtual void copy_in_async(void* device, const void* staging, int64_t size_bytes) = 0;
   virtual void copy_out_async(void* staging, const void* device, int64_t size_bytes) = 0;
   virtual void fill_zero(void* device, int64_t size_bytes) = 0;
+  // Weights that a pack_* call makes may be on their way when it returns (the host memory it was
+  // given is free); synchronize() waits for them.
+  // Rows in activation_dtype(), dense: a table for embed().
+  virtual Buffer pack_table(const StoredMatrix& table) = 0;
   // The rows of `parts` one under the other, as one product.
   virtual LinearWeight pack_linear(std::span<const StoredMatrix> parts) = 0;
   // groups[g] lists the parts of group g; all groups have one shape.

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "compute/ops/random_fill.h"
 #include "tensor/tensor_view.h"
 
 namespace deepflight {
@@ -14,6 +15,9 @@ namespace deepflight {
 struct StoredMatrix {
   TensorView values;     // [out_features, in_features], F32, BF16, F16 or F8E4M3; host
   TensorView scale_inv;  // F32 [ceil(out / 128), ceil(in / 128)] with F8E4M3, else empty
+  // If set, there is no memory behind the views (scale_inv is empty): the backend makes the values
+  // in place, F32, BF16 or F8E4M3 as the views say.
+  std::optional<RandomFill> random;
 };
 
 // A packed [out_features, in_features] matrix. `fp8` says that the product quantises its

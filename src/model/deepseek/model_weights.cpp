@@ -1,7 +1,6 @@
 // From tensor-table rows to packed weights.
 #include "model/deepseek/model_weights.h"
 
-#include <algorithm>
 #include <cmath>
 #include <map>
 #include <tuple>
@@ -29,31 +28,14 @@ class Loader {
     const auto it = rows_.find({kind, layer, expert});
     CHECK(it != rows_.end(), tensor_kind_name(kind), layer, expert);
     ASSIGN_OR_RETURN(StoredTensor tensor, load_tensor(checkpoint_, it->second));
-    if (on_progress_) {
-      on_progress_(tensor.values.num_elements() * dtype_bytes(tensor.values.dtype()));
-    }
+    pending_bytes_ += tensor.values.num_elements() * dtype_bytes(tensor.values.dtype());
     return tensor;
   }
 
-  // The embedding table in the activation dtype.
-  Result<TensorView> table(TensorKind kind, std::vector<Buffer>* buffers) {
-    if (backend_.activation_dtype() == DType::kF32) return upload(kind, -1, buffers);
-    CHECK(backend_.activation_dtype() == DType::kBF16, "tables are kept in F32 or BF16");
-    ASSIGN_OR_RETURN(const StoredTensor tensor, stored(kind));
-    const TensorView& source = tensor.values;
-    const auto size_bytes = source.num_elements() * dtype_bytes(DType::kBF16);
-    buffers->push_back(backend_.allocate(size_bytes));
-    void* memory = buffers->back().data();
-    if (source.dtype() == DType::kBF16) {
-      backend_.copy_in(memory, source.raw(), size_bytes);
-    } else {
-      std::vector<float> values(source.num_elements());
-      to_f32(source, values.data());
-      std::vector<uint16_t> rounded(values.size());
-      std::ranges::transform(values, rounded.begin(), f32_to_bf16);
-      backend_.copy_in(memory, rounded.data(), size_bytes);
-    }
-    return TensorView(memory, DType::kBF16, {source.dim(0), source.dim(1)});
+  // The backend has taken all tensors that stored() gave so far.
+  void report() {
+    if (on_progress_) on_progress_(pending_bytes_);
+    pending_bytes_ = 0;
   }
 
   // A vector as float32 in backend memory.
@@ -61,7 +43,25 @@ class Loader {
     ASSIGN_OR_RETURN(const StoredTensor tensor, stored(kind, layer));
     std::vector<float> values(tensor.values.num_elements());
     to_f32(tensor.values, values.data());
+    report();
     return upload_f32(values, tensor.values, buffers);
+  }
+
+  // A table in the activation dtype.
+  Result<TensorView> table(TensorKind kind, std::vector<Buffer>* buffers) {
+    ASSIGN_OR_RETURN(const StoredTensor tensor, stored(kind));
+    buffers->push_back(backend_.pack_table(matrix(tensor)));
+    report();
+    return TensorView(buffers->back().data(), backend_.activation_dtype(),
+                      {tensor.values.dim(0), tensor.values.dim(1)});
+  }
+
+  Result<KvUpWeight> kv_up(int layer) {
+    ASSIGN_OR_RETURN(const StoredTensor tensor, stored(TensorKind::kKvBProj, layer));
+    KvUpWeight weight =
+        backend_.pack_kv_up(matrix(tensor), config_.num_heads, config_.qk_nope_head_dim);
+    report();
+    return weight;
   }
 
   TensorView upload_f32(const std::vector<float>& values, const TensorView& shape,
@@ -77,7 +77,9 @@ class Loader {
   // The tensors of `kinds` stacked into one product.
   Result<LinearWeight> linear(std::initializer_list<TensorKind> kinds, int layer) {
     ASSIGN_OR_RETURN(const Stack stack, this->stack(kinds, layer, -1));
-    return backend_.pack_linear(stack.parts);
+    LinearWeight weight = backend_.pack_linear(stack.parts);
+    report();
+    return weight;
   }
 
   Result<GroupedLinearWeight> experts(std::initializer_list<TensorKind> kinds, int layer) {
@@ -92,7 +94,9 @@ class Loader {
       groups.push_back(stack.parts);
       stacks.push_back(std::move(stack));
     }
-    return backend_.pack_grouped_linear(groups);
+    GroupedLinearWeight weight = backend_.pack_grouped_linear(groups);
+    report();
+    return weight;
   }
 
   Result<MlpWeights> mlp(TensorKind gate, TensorKind up, TensorKind down, int layer) {
@@ -108,13 +112,16 @@ class Loader {
     std::vector<StoredTensor> owners;
   };
 
+  static StoredMatrix matrix(const StoredTensor& tensor) {
+    return {tensor.values, tensor.scale_inv, tensor.random};
+  }
   static bool is_fp8(const StoredMatrix& matrix) { return matrix.values.dtype() == DType::kF8E4M3; }
 
   Result<Stack> stack(std::initializer_list<TensorKind> kinds, int layer, int expert) {
     Stack stack;
     for (const TensorKind kind : kinds) {
       ASSIGN_OR_RETURN(StoredTensor tensor, stored(kind, layer, expert));
-      stack.parts.push_back({tensor.values, tensor.scale_inv});
+      stack.parts.push_back(matrix(tensor));
       if (is_fp8(stack.parts.back()) != is_fp8(stack.parts.front())) {
         return invalid_argument("{}: {} beside {}, which is {}; both must have one format",
                                 tensor_name(kind, layer, expert), dtype_name(tensor.values.dtype()),
@@ -130,11 +137,12 @@ class Loader {
   const Checkpoint& checkpoint_;
   Backend& backend_;
   const std::function<void(int64_t)>& on_progress_;
+  int64_t pending_bytes_ = 0;
   std::map<std::tuple<TensorKind, int, int>, TensorRow> rows_;
 };
 
 Result<AttentionWeights> load_attention(const DeepseekConfig& config, int layer, Loader& loader,
-                                        Backend& backend, std::vector<Buffer>* buffers) {
+                                        std::vector<Buffer>* buffers) {
   AttentionWeights weights;
   if (config.q_lora_rank > 0) {
     ASSIGN_OR_RETURN(weights.qkv_a,
@@ -146,9 +154,7 @@ Result<AttentionWeights> load_attention(const DeepseekConfig& config, int layer,
                      loader.linear({TensorKind::kQProj, TensorKind::kKvAProj}, layer));
   }
   ASSIGN_OR_RETURN(weights.kv_a_norm, loader.upload(TensorKind::kKvANorm, layer, buffers));
-  ASSIGN_OR_RETURN(const StoredTensor kv_b, loader.stored(TensorKind::kKvBProj, layer));
-  weights.kv_up =
-      backend.pack_kv_up({kv_b.values, kv_b.scale_inv}, config.num_heads, config.qk_nope_head_dim);
+  ASSIGN_OR_RETURN(weights.kv_up, loader.kv_up(layer));
   ASSIGN_OR_RETURN(weights.o, loader.linear({TensorKind::kOProj}, layer));
   return weights;
 }
@@ -172,12 +178,12 @@ Result<MoeLayerWeights> load_moe(const DeepseekConfig& config, int layer, Loader
 }
 
 Result<LayerWeights> load_layer(const DeepseekConfig& config, int layer, Loader& loader,
-                                Backend& backend, std::vector<Buffer>* buffers) {
+                                std::vector<Buffer>* buffers) {
   LayerWeights weights;
   ASSIGN_OR_RETURN(weights.input_norm, loader.upload(TensorKind::kInputNorm, layer, buffers));
   ASSIGN_OR_RETURN(weights.attention_norm,
                    loader.upload(TensorKind::kAttentionNorm, layer, buffers));
-  ASSIGN_OR_RETURN(weights.attention, load_attention(config, layer, loader, backend, buffers));
+  ASSIGN_OR_RETURN(weights.attention, load_attention(config, layer, loader, buffers));
   if (config.is_moe_layer(layer)) {
     ASSIGN_OR_RETURN(weights.moe, load_moe(config, layer, loader, buffers));
   } else {
@@ -215,14 +221,14 @@ Result<ModelWeights> load_model_weights(const DeepseekConfig& config, const Chec
   auto* buffers = &weights.buffers;
   ASSIGN_OR_RETURN(weights.embedding, loader.table(TensorKind::kEmbedding, buffers));
   for (int layer = 0; layer < config.num_layers; ++layer) {
-    ASSIGN_OR_RETURN(LayerWeights layer_weights,
-                     load_layer(config, layer, loader, backend, buffers));
+    ASSIGN_OR_RETURN(LayerWeights layer_weights, load_layer(config, layer, loader, buffers));
     weights.layers.push_back(std::move(layer_weights));
   }
   ASSIGN_OR_RETURN(weights.final_norm, loader.upload(TensorKind::kFinalNorm, -1, buffers));
   const auto head = config.tie_word_embeddings ? TensorKind::kEmbedding : TensorKind::kLmHead;
   ASSIGN_OR_RETURN(weights.lm_head, loader.linear({head}, -1));
   weights.rope = make_rope_table(config, max_positions, loader, buffers);
+  backend.synchronize();
   return weights;
 }
 

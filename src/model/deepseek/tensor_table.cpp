@@ -5,7 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <array>
-#include <cmath>
 #include <unordered_set>
 #include <utility>
 
@@ -245,7 +244,7 @@ Result<StoredTensor> load_tensor(const Checkpoint& checkpoint, const TensorRow& 
     return invalid_argument("tensor '{}': expected {}, found {}", row.name, expected_text(row),
                             tensor.values.to_string());
   }
-  if (is_fp8 && !tensor.scale_inv) {
+  if (is_fp8 && !tensor.scale_inv && !tensor.random) {
     return invalid_argument("tensor '{}': {} without '{}{}'", row.name, tensor.values.to_string(),
                             row.name, kScaleSuffix);
   }
@@ -285,29 +284,6 @@ Result<TableMatch> match_table(const Checkpoint& checkpoint, const DeepseekConfi
     if (match.num_unexpected++ == 0) match.first_unexpected = name;
   }
   return match;
-}
-
-Checkpoint dummy_checkpoint(const DeepseekConfig& config, const std::vector<TensorRow>& rows,
-                            uint64_t seed) {
-  std::vector<DummyTensor> tensors;
-  tensors.reserve(rows.size());
-  const DType float_dtype = config.dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
-  for (const auto& row : rows) {
-    DummyTensor tensor{.name = row.name, .shape = row.shape, .dtype = float_dtype};
-    if (row.kind == TensorKind::kRouterBias) {
-      tensor.dtype = DType::kF32;
-      tensor.standard_deviation = 0.01f;
-    } else if (row.shape.size() == 1) {
-      tensor.mean = 1.0f;
-    } else {
-      const bool is_fp8 = row.format == StorageFormat::kFp8 &&
-                          config.quantization == WeightQuantization::kFp8Block128;
-      if (is_fp8) tensor.dtype = DType::kF8E4M3;
-      tensor.standard_deviation = 1.0f / std::sqrt(static_cast<float>(row.shape[1]));
-    }
-    tensors.push_back(std::move(tensor));
-  }
-  return Checkpoint::dummy(std::move(tensors), seed);
 }
 
 }  // namespace deepflight

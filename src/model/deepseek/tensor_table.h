@@ -84,7 +84,8 @@ std::vector<TensorRow> tensor_table(const DeepseekConfig& config);
 std::string tensor_name(TensorKind kind, int layer = -1, int expert = -1);
 
 // The row's tensor, with dtype, shape and scale shape checked against the row. FP8 values come with
-// their scales. Errors name the tensor, what was expected and what was found.
+// their scales, unless they are random. Errors name the tensor, what was expected and what was
+// found.
 Result<StoredTensor> load_tensor(const Checkpoint& checkpoint, const TensorRow& row);
 
 // What a checkpoint has beside or short of the table.
@@ -97,10 +98,5 @@ struct TableMatch {
 // An error if a tensor that is not optional is missing; it lists the missing names in one line.
 Result<TableMatch> match_table(const Checkpoint& checkpoint, const DeepseekConfig& config,
                                const std::vector<TensorRow>& rows);
-
-// Random weights for `--load-format dummy`, MTP modules included: norms 1, matrices N(0, 1 /
-// sqrt(fan_in)), in the config's formats. The same seed gives the same weights everywhere.
-Checkpoint dummy_checkpoint(const DeepseekConfig& config, const std::vector<TensorRow>& rows,
-                            uint64_t seed);
 
 }  // namespace deepflight

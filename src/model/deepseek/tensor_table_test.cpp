@@ -180,26 +180,6 @@ TEST(MatchTable, ListsMissingAndCountsUnexpected) {
   EXPECT_THAT(match.error().message, testing::EndsWith(".weight, ..."));
 }
 
-TEST(DummyWeights, FollowTheConfigsFormats) {
-  for (const std::string name : {"v3_fp8", "v2_lite", "v3_groups"}) {
-    const DeepseekConfig config = DeepseekConfig::load("tests/golden/" + name).value();
-    const auto rows = tensor_table(config);
-    const Checkpoint checkpoint = dummy_checkpoint(config, rows, 42);
-    const auto match = match_table(checkpoint, config, rows);
-    ASSERT_TRUE(match.ok()) << match.error().message;
-    EXPECT_EQ(match->num_unexpected, 0) << match->first_unexpected;
-    EXPECT_EQ(match->num_mtp_modules, config.num_nextn_predict_layers);
-    for (const auto& row : rows) {
-      const auto tensor = load_tensor(checkpoint, row);
-      ASSERT_TRUE(tensor.ok()) << tensor.error().message;
-      const bool is_fp8 = name == "v3_fp8" && row.format == StorageFormat::kFp8;
-      EXPECT_EQ(tensor->values.dtype() == DType::kF8E4M3, is_fp8) << row.name;
-    }
-    const MemoryPlan plan = make_memory_plan(config, rows);
-    EXPECT_EQ(plan.total.stored_bytes, checkpoint.num_bytes()) << name;
-  }
-}
-
 TEST(MemoryPlan, AddsUp) {
   const DeepseekConfig config = published("deepseek_v3");
   const MemoryPlan plan = make_memory_plan(config, tensor_table(config));

@@ -2,13 +2,13 @@
 #include "model/weights/checkpoint.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <unordered_map>
 #include <utility>
 
 #include "base/files.h"
+#include "compute/ops/random_matrix.h"
 #include "model/weights/safetensors.h"
 #include "tensor/buffer.h"
 #include "tensor/float_formats.h"
@@ -157,25 +157,26 @@ uint64_t hash_name(std::string_view name, uint64_t seed) {
   return hash;
 }
 
-// Number `index` of a stream of nearly normal ones: the sum of four uniforms, scaled to variance 1.
-float normal_at(uint64_t stream, uint64_t index) {
-  const uint64_t bits = mix(stream + (index + 1) * 0x9e3779b97f4a7c15ULL);
-  const int64_t sum = static_cast<int64_t>((bits & 0xffff) + ((bits >> 16) & 0xffff) +
-                                           ((bits >> 32) & 0xffff) + (bits >> 48));
-  return static_cast<float>(sum - 131070) * (1.7320508f / 65536.0f);
-}
-
 class DummySource : public Checkpoint::Source {
  public:
   DummySource(std::vector<DummyTensor> tensors, uint64_t seed)
       : tensors_(std::move(tensors)), seed_(seed) {
     for (size_t i = 0; i < tensors_.size(); ++i) {
       const auto& tensor = tensors_[i];
-      CHECK(tensor.shape.size() == 1 || tensor.shape.size() == 2, tensor.name);
+      const bool is_float = tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16;
+      if (tensor.shape.size() == 1) {
+        CHECK(is_float, tensor.name);
+        CHECK(
+            tensor.values.empty() || static_cast<int64_t>(tensor.values.size()) == tensor.shape[0],
+            tensor.name);
+      } else {
+        CHECK(tensor.shape.size() == 2 && tensor.mean == 0.0f && tensor.values.empty(),
+              tensor.name);
+        CHECK(is_float || tensor.dtype == DType::kF8E4M3, tensor.name);
+      }
       index_.emplace(tensor.name, i);
       names.push_back(tensor.name);
       if (tensor.dtype == DType::kF8E4M3) {
-        CHECK(tensor.shape.size() == 2, tensor.name);
         index_.emplace(scale_name(tensor.name), i);
         names.push_back(scale_name(tensor.name));
       }
@@ -191,8 +192,13 @@ class DummySource : public Checkpoint::Source {
       return make_error(ErrorCode::kNotFound, "dummy weights: no tensor '{}'", name);
     }
     const auto& tensor = tensors_[found->second];
-    if (tensor.dtype == DType::kF8E4M3) return make_fp8(tensor, name != tensor.name);
-    return make_float(tensor);
+    if (name != tensor.name) return make_scales(tensor);
+    if (tensor.shape.size() == 1) return make_vector(tensor);
+    return StoredTensor{
+        .values = TensorView(nullptr, tensor.dtype, {tensor.shape[0], tensor.shape[1]}),
+        .scale_inv = {},
+        .owner = {},
+        .random = fill_of(tensor)};
   }
 
   int64_t num_bytes() const override {
@@ -208,69 +214,46 @@ class DummySource : public Checkpoint::Source {
   }
 
  private:
-  StoredTensor make_float(const DummyTensor& tensor) const;
-  StoredTensor make_fp8(const DummyTensor& tensor, bool want_scales) const;
+  StoredTensor make_vector(const DummyTensor& tensor) const;
+  StoredTensor make_scales(const DummyTensor& tensor) const;
+  RandomFill fill_of(const DummyTensor& tensor) const {
+    return {hash_name(tensor.name, seed_), tensor.standard_deviation};
+  }
 
   std::vector<DummyTensor> tensors_;
   uint64_t seed_;
   std::unordered_map<std::string, size_t> index_;
 };
 
-StoredTensor DummySource::make_float(const DummyTensor& tensor) const {
-  const bool is_matrix = tensor.shape.size() == 2;
-  const int64_t count = tensor.shape[0] * (is_matrix ? tensor.shape[1] : 1);
-  auto memory = std::make_shared<Buffer>(Buffer::host(count * dtype_bytes(tensor.dtype)));
-  const uint64_t stream = hash_name(tensor.name, seed_);
-  auto value_at = [&](int64_t i) {
-    return tensor.mean + tensor.standard_deviation * normal_at(stream, static_cast<uint64_t>(i));
-  };
-  if (tensor.dtype == DType::kF32) {
-    auto* values = static_cast<float*>(memory->data());
-    for (int64_t i = 0; i < count; ++i) values[i] = value_at(i);
-  } else {
-    CHECK(tensor.dtype == DType::kBF16, tensor.name);
-    auto* values = static_cast<uint16_t*>(memory->data());
-    for (int64_t i = 0; i < count; ++i) values[i] = f32_to_bf16(value_at(i));
+StoredTensor DummySource::make_vector(const DummyTensor& tensor) const {
+  const int64_t count = tensor.shape[0];
+  std::vector<float> values = tensor.values;
+  if (values.empty()) {
+    values.resize(static_cast<size_t>(count));
+    fill_random(fill_of(tensor), DType::kF32, 0, count, values.data());
+    for (float& value : values) value += tensor.mean;
   }
-  const TensorView view =
-      is_matrix ? TensorView(memory->data(), tensor.dtype, {tensor.shape[0], tensor.shape[1]})
-                : TensorView(memory->data(), tensor.dtype, {tensor.shape[0]});
-  return {.values = view, .scale_inv = {}, .owner = std::move(memory)};
+  auto memory = std::make_shared<Buffer>(Buffer::host(count * dtype_bytes(tensor.dtype)));
+  if (tensor.dtype == DType::kF32) {
+    std::memcpy(memory->data(), values.data(), values.size() * sizeof(float));
+  } else {
+    auto* bits = static_cast<uint16_t*>(memory->data());
+    for (size_t i = 0; i < values.size(); ++i) bits[i] = f32_to_bf16(values[i]);
+  }
+  return {.values = TensorView(memory->data(), tensor.dtype, {count}),
+          .scale_inv = {},
+          .owner = std::move(memory)};
 }
 
-// Values and scales share one allocation; a block's scale takes its largest value to 448.
-StoredTensor DummySource::make_fp8(const DummyTensor& tensor, bool want_scales) const {
-  const int64_t rows = tensor.shape[0];
-  const int64_t columns = tensor.shape[1];
-  const int64_t blocks_per_row = num_blocks(columns);
-  const int64_t scale_bytes = num_blocks(rows) * blocks_per_row * int64_t{sizeof(float)};
-  auto memory = std::make_shared<Buffer>(Buffer::host(scale_bytes + rows * columns));
-  auto* scales = static_cast<float*>(memory->data());
-  auto* values = static_cast<uint8_t*>(memory->data()) + scale_bytes;
-  const uint64_t stream = hash_name(tensor.name, seed_);
-  std::vector<float> block(kF8BlockSize * kF8BlockSize);
-  for (int64_t row = 0; row < rows; row += kF8BlockSize) {
-    for (int64_t column = 0; column < columns; column += kF8BlockSize) {
-      const int64_t height = std::min(kF8BlockSize, rows - row);
-      const int64_t width = std::min(kF8BlockSize, columns - column);
-      float largest = 1e-30f;
-      for (int64_t i = 0; i < height * width; ++i) {
-        const int64_t at = (row + i / width) * columns + column + i % width;
-        block[i] =
-            tensor.mean + tensor.standard_deviation * normal_at(stream, static_cast<uint64_t>(at));
-        largest = std::max(largest, std::fabs(block[i]));
-      }
-      for (int64_t i = 0; i < height * width; ++i) {
-        values[(row + i / width) * columns + column + i % width] =
-            f32_to_f8e4m3(block[i] * (kF8E4M3Max / largest));
-      }
-      scales[(row / kF8BlockSize) * blocks_per_row + column / kF8BlockSize] = largest / kF8E4M3Max;
-    }
-  }
-  const TensorView scale_view(scales, DType::kF32, {num_blocks(rows), blocks_per_row});
-  const TensorView value_view(values, DType::kF8E4M3, {rows, columns});
-  if (want_scales) return {.values = scale_view, .scale_inv = {}, .owner = std::move(memory)};
-  return {.values = value_view, .scale_inv = scale_view, .owner = std::move(memory)};
+StoredTensor DummySource::make_scales(const DummyTensor& tensor) const {
+  const int64_t row_blocks = num_blocks(tensor.shape[0]);
+  const int64_t column_blocks = num_blocks(tensor.shape[1]);
+  const int64_t count = row_blocks * column_blocks;
+  auto memory = std::make_shared<Buffer>(Buffer::host(count * int64_t{sizeof(float)}));
+  fill_random_scales(fill_of(tensor), count, static_cast<float*>(memory->data()));
+  return {.values = TensorView(memory->data(), DType::kF32, {row_blocks, column_blocks}),
+          .scale_inv = {},
+          .owner = std::move(memory)};
 }
 
 }  // namespace
@@ -289,7 +272,7 @@ bool Checkpoint::contains(std::string_view name) const { return source_->contain
 Result<StoredTensor> Checkpoint::tensor(std::string_view name) const {
   ASSIGN_OR_RETURN(StoredTensor tensor, source_->load(name));
   const std::string scales = scale_name(name);
-  if (tensor.scale_inv || !source_->contains(scales)) return tensor;
+  if (tensor.random || !source_->contains(scales)) return tensor;
   ASSIGN_OR_RETURN(const StoredTensor scale, source_->load(scales));
   if (tensor.values.rank() != 2 || tensor.values.dtype() != DType::kF8E4M3) {
     return invalid_argument("tensor '{}': {} has block scales, which only F8_E4M3 matrices take",

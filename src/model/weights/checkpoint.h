@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "compute/ops/random_fill.h"
 #include "tensor/tensor_view.h"
 
 namespace deepflight {
@@ -23,22 +25,25 @@ struct StoredTensor {
   TensorView values;
   TensorView scale_inv;               // F32 [ceil(rows / 128), ceil(columns / 128)], or empty
   std::shared_ptr<const void> owner;  // keeps the memory of both alive
+  std::optional<RandomFill> random;   // a dummy matrix: `values` has no memory, scale_inv is empty
 };
 
-// One tensor that Checkpoint::dummy can make.
+// One tensor that Checkpoint::dummy can make. A matrix is random (F32, BF16, or F8E4M3 with scales)
+// and comes as a RandomFill, for the backend to make; a vector (F32, BF16) comes with its values.
 struct DummyTensor {
   std::string name;
   std::vector<int64_t> shape;
-  DType dtype = DType::kBF16;  // F32, BF16, or F8E4M3 (then scales come along; rank 2)
-  float mean = 0.0f;
+  DType dtype = DType::kBF16;
   float standard_deviation = 0.0f;
+  float mean = 0.0f;          // of a vector
+  std::vector<float> values;  // of a vector; empty: random
 };
 
 class Checkpoint {
  public:
   // `model.safetensors`, or else `model.safetensors.index.json` with its shards.
   static Result<Checkpoint> open(const std::filesystem::path& model_dir);
-  // Values depend on the tensor's name and the seed alone. Made anew at each call of tensor().
+  // Values depend on the tensor's name and the seed alone.
   static Checkpoint dummy(std::vector<DummyTensor> tensors, uint64_t seed);
 
   bool contains(std::string_view name) const;

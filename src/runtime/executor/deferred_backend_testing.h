@@ -77,6 +77,7 @@ class DeferredBackend final : public Backend {
   void fill_zero(void* device, int64_t size_bytes) override {
     issue([=, this] { base_.fill_zero(device, size_bytes); });
   }
+  Buffer pack_table(const StoredMatrix& table) override { return base_.pack_table(table); }
   LinearWeight pack_linear(std::span<const StoredMatrix> parts) override {
     return base_.pack_linear(parts);
   }

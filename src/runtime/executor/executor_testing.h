@@ -7,8 +7,8 @@
 
 #include "compute/cpu/cpu_backend.h"
 #include "model/deepseek/config.h"
+#include "model/deepseek/dummy_weights.h"
 #include "model/deepseek/model_weights.h"
-#include "model/deepseek/tensor_table.h"
 #include "runtime/executor/executor.h"
 
 namespace deepflight {
