@@ -2,9 +2,11 @@
 # gpu_bench. Both are carried to a GPU machine; neither is a ctest.
 set(CMAKE_CUDA_ARCHITECTURES 90a-real)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-if(NOT CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
-  set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
-endif()
+foreach(toolkit /usr/local/cuda ${CMAKE_SOURCE_DIR}/.cuda/nvidia/cu13)  # the second: script/bootstrap
+  if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${toolkit}/bin/nvcc)
+    set(CMAKE_CUDA_COMPILER ${toolkit}/bin/nvcc)
+  endif()
+endforeach()
 # The libraries of script/gpu-bundle lie beside the programs.
 set(CMAKE_BUILD_RPATH "\$ORIGIN/lib")
 enable_language(CUDA)
@@ -17,6 +19,9 @@ endif()
 find_package(CUDAToolkit 13 REQUIRED)
 add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall;\
 --expt-relaxed-constexpr;-lineinfo>")
+# Registers that spill, and arrays that land in local memory, are errors.
+add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:\
+-Xptxas=--warn-on-spills,--warn-on-local-memory-usage,-Werror>")
 
 # NOTE: a .cu file holds kernels and their launch, and may not include base/check.h or anything else
 # that brings in fmt 9, which nvcc's host pass rejects as C++20. Checks belong in launch.cpp.

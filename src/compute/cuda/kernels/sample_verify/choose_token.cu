@@ -114,7 +114,7 @@ __device__ int draw(const SlotSampling& params, const float* row, int vocab_size
 }
 
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 768 / kThreads)
+__global__ void __launch_bounds__(kThreads, 640 / kThreads)
     choose_token_kernel(SampleProblem p, RowSplit split) {
   extern __shared__ uint4 dynamic[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(dynamic);
@@ -200,9 +200,9 @@ void launch_with(const SampleProblem& p, const RowSplit& split, cudaStream_t str
 void launch_choose_token(const SampleProblem& p, const RowSplit& split, bool small_blocks,
                          cudaStream_t stream) {
   if (small_blocks) {
-    launch_with<384>(p, split, stream);
+    launch_with<320>(p, split, stream);
   } else {
-    launch_with<768>(p, split, stream);
+    launch_with<640>(p, split, stream);
   }
 }
 
