@@ -1,10 +1,58 @@
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
 #include "compute/cuda/runtime/device.h"
 
 namespace deepflight::cuda_mla_decode {
+namespace {
+
+int num_sms() { return std::min(DeviceInfo::current().num_sms, kMaxParts); }
+
+int64_t partial_floats() { return int64_t{2} * num_sms() * kTileRows * kLatentDim; }
+
+bool aligned(const void* pointer, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
+  CHECK(aligned(p.metadata, 16) && aligned(p.scratch, 16));
+  auto* partials = static_cast<float*>(p.scratch);
+  float* lse = partials + partial_floats();
+  CUDA_CHECK(launch_attend_bf16(p, num_sms(), partials, lse, stream));
+  CUDA_CHECK(launch_combine(p, num_sms(), partials, lse, stream));
+}
+
+}  // namespace
+
+bool mla_decode_is_fast(const MlaDecodeProblem& p) {
+  const bool strides_fit = p.q_stride % 8 == 0 && p.q_head_stride % 8 == 0 &&
+                           p.out_stride % 8 == 0 && p.out_head_stride % 8 == 0;
+  const bool pool_fits = p.num_pages > 0 && p.page_stride_bytes % 16 == 0 &&
+                         p.layer_offset_bytes % 16 == 0 && aligned(p.pool, 16) && !p.kv_is_e4m3;
+  return p.latent_dim == kLatentDim && p.latent_dim + p.rope_dim == kTokenDim && strides_fit &&
+         aligned(p.q, 16) && aligned(p.out, 16) && pool_fits;
+}
+
+int64_t mla_decode_metadata_bytes(int64_t max_sequences, int64_t max_tokens, int64_t num_heads) {
+  return static_cast<int64_t>(sizeof(Schedule)) +
+         max_groups(max_sequences, max_tokens, num_heads) * static_cast<int64_t>(sizeof(Group));
+}
+
+int64_t mla_decode_scratch_bytes() {
+  const int64_t lse_floats = int64_t{2} * num_sms() * kTileRows;
+  return (partial_floats() + lse_floats) * static_cast<int64_t>(sizeof(float));
+}
+
+void prepare_mla_decode(const MlaDecodeProblem& p, void* metadata, cudaStream_t stream) {
+  if (p.num_tokens == 0) return;
+  CHECK(p.num_heads > 0 && p.num_sequences > 0, p.num_heads, p.num_sequences);
+  CHECK(p.num_tokens * p.num_heads < (int64_t{1} << 31), p.num_tokens, p.num_heads);
+  launch_schedule(p, num_sms(), metadata, stream);
+  CUDA_CHECK(cudaGetLastError());
+}
 
 void launch_mla_decode(const MlaDecodeProblem& problem, cudaStream_t stream) {
   const MlaDecodeProblem& p = problem;
@@ -14,6 +62,10 @@ void launch_mla_decode(const MlaDecodeProblem& problem, cudaStream_t stream) {
   CHECK(p.num_tokens * p.num_heads < (int64_t{1} << 31), p.num_tokens, p.num_heads);
   CHECK(p.q_head_stride >= p.latent_dim + p.rope_dim && p.out_head_stride >= p.latent_dim,
         p.q_head_stride, p.out_head_stride);
+  if (mla_decode_is_fast(p) && p.metadata != nullptr && p.scratch != nullptr) {
+    launch_fast(p, stream);
+    return;
+  }
   CHECK(generic_shared_bytes(p) <= 48 * 1024, p.latent_dim, p.rope_dim);
   launch_attend_generic(p, stream);
   CUDA_CHECK(cudaGetLastError());

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <thread>
 
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
 #include "compute/cuda/runtime/gpu_testing.h"
@@ -17,127 +18,285 @@ struct Sequence {
   bool padding = false;
 };
 
-struct World {
+struct Shape {
   int64_t heads, latent, rope;
   bool e4m3;
   std::vector<Sequence> sequences;
 };
 
-constexpr int64_t kLayers = 3, kLayer = 1, kPad = 8;
+constexpr int64_t kLayers = 3, kPad = 8;
 constexpr float kKvScale = 0.75f, kScale = 0.05f;
 
-void check(const World& w) {
-  SCOPED_TRACE(::testing::Message()
-               << "heads " << w.heads << " latent " << w.latent << " e4m3 " << w.e4m3);
-  const int64_t dim = w.latent + w.rope;
-  const int64_t num_slots = static_cast<int64_t>(w.sequences.size());
-  int64_t max_pages = 2, num_pages = 3;
-  std::vector<int32_t> offsets{0}, lens, slots;
-  for (int64_t s = 0; s < num_slots; ++s) {
-    const Sequence& sequence = w.sequences[s];
-    offsets.push_back(offsets.back() + static_cast<int32_t>(sequence.queries));
-    lens.push_back(static_cast<int32_t>(sequence.padding ? 1 << 30 : sequence.kv_len));
-    slots.push_back(sequence.padding ? -1 : static_cast<int32_t>(num_slots - 1 - s));
-    const int64_t pages = (sequence.kv_len + 63) / 64;
-    num_pages += pages;
-    max_pages = std::max(max_pages, pages + 2);
+// A pool with the sequences' tokens in the layers 1 and 2, their page tables and queries.
+class World {
+ public:
+  explicit World(Shape shape)
+      : w_(std::move(shape)),
+        dim_(w_.latent + w_.rope),
+        num_slots_(static_cast<int64_t>(w_.sequences.size())),
+        layout_(lay_out()),
+        offsets_(host_offsets_),
+        lens_(host_lens_),
+        slots_(host_slots_),
+        table_(host_table_),
+        q_(to_bf16(random_normal(tokens() * w_.heads * dim_ + kPad, 1.0f, 7))),
+        out_(tokens() * out_stride()),
+        pool_(host_pool_),
+        metadata_(mla_decode_metadata_bytes(num_slots_, tokens(), w_.heads)),
+        scratch_(mla_decode_scratch_bytes()),
+        host_q_(from_bf16(q_.host())) {}
+
+  int64_t tokens() const { return host_offsets_.back(); }
+  int64_t out_stride() const { return w_.heads * w_.latent + kPad; }
+
+  MlaDecodeProblem problem(int64_t layer, bool fast) const {
+    MlaDecodeProblem p;
+    p.num_heads = w_.heads, p.latent_dim = w_.latent, p.rope_dim = w_.rope;
+    p.softmax_scale = kScale;
+    p.num_sequences = num_slots_, p.num_tokens = tokens(), p.query_offsets = offsets_.data();
+    p.kv_lens = lens_.data(), p.slots = slots_.data();
+    p.q = q_.data(), p.q_stride = w_.heads * dim_, p.q_head_stride = dim_;
+    p.out = out_.data(), p.out_stride = out_stride(), p.out_head_stride = w_.latent;
+    p.pool = pool_.data();
+    p.num_pages = num_pages_;
+    p.page_stride_bytes = kLayers * 64 * dim_ * element_bytes();
+    p.layer_offset_bytes = layer * 64 * dim_ * element_bytes();
+    p.kv_is_e4m3 = w_.e4m3, p.kv_scale = kKvScale;
+    p.page_table = table_.data(), p.page_table_stride = table_stride_;
+    if (fast) p.metadata = metadata_.data(), p.scratch = scratch_.data();
+    return p;
   }
-  std::vector<int32_t> ids(num_pages), table(num_slots * max_pages, 0x7f000000);
-  std::iota(ids.begin(), ids.end(), 0);
-  std::shuffle(ids.begin(), ids.end(), std::mt19937(3));
-  const int64_t pool_size = num_pages * kLayers * 64 * dim;
-  std::vector<float> values(pool_size, NAN);  // as the kernel sees them
-  std::vector<uint16_t> pool16(w.e4m3 ? 0 : pool_size, 0x7fc1);
-  std::vector<uint8_t> pool8(w.e4m3 ? pool_size : 0, 0x7f);
-  const auto row_of = [&](int64_t s, int64_t j) {
-    return ((table[slots[s] * max_pages + j / 64] * kLayers + kLayer) * 64 + j % 64) * dim;
-  };
-  for (int64_t s = 0; s < num_slots; ++s) {
-    if (slots[s] < 0) continue;
-    const auto random = random_normal(w.sequences[s].kv_len * dim, 1.0f, 100 + s);
-    for (int64_t j = 0; j < w.sequences[s].kv_len; ++j) {
-      if (j % 64 == 0) {
-        table[slots[s] * max_pages + j / 64] = ids.back();
-        ids.pop_back();
-      }
-      for (int64_t i = 0; i < dim; ++i) {
-        const int64_t at = row_of(s, j) + i;
-        if (w.e4m3) {
-          pool8[at] = f32_to_f8e4m3(random[j * dim + i]);
-          values[at] = f8e4m3_to_f32(pool8[at]) * kKvScale;
-        } else {
-          pool16[at] = f32_to_bf16(random[j * dim + i]);
-          values[at] = bf16_to_f32(pool16[at]);
-        }
-      }
-    }
+  void prepare(cudaStream_t stream) const {
+    prepare_mla_decode(problem(1, true), metadata_.data(), stream);
   }
-  const int64_t tokens = offsets.back(), q_stride = w.heads * dim + kPad;
-  const int64_t out_stride = w.heads * w.latent + kPad;
-  const auto q16 = to_bf16(random_normal(tokens * q_stride, 1.0f, 7));
-  const auto q = from_bf16(q16);
-  const DeviceArray<int32_t> d_offsets(offsets), d_lens(lens), d_slots(slots), d_table(table);
-  const DeviceArray<uint16_t> d_q(q16), d_pool16(pool16), d_out(tokens * out_stride);
-  const DeviceArray<uint8_t> d_pool8(pool8);
-  MlaDecodeProblem p;
-  p.num_heads = w.heads, p.latent_dim = w.latent, p.rope_dim = w.rope, p.softmax_scale = kScale;
-  p.num_sequences = num_slots, p.num_tokens = tokens, p.query_offsets = d_offsets.data();
-  p.kv_lens = d_lens.data(), p.slots = d_slots.data();
-  p.q = d_q.data(), p.q_stride = q_stride, p.q_head_stride = dim;
-  p.out = d_out.data(), p.out_stride = out_stride, p.out_head_stride = w.latent;
-  const int64_t element = w.e4m3 ? 1 : 2;
-  p.pool = w.e4m3 ? static_cast<const void*>(d_pool8.data()) : d_pool16.data();
-  p.page_stride_bytes = kLayers * 64 * dim * element;
-  p.layer_offset_bytes = kLayer * 64 * dim * element;
-  p.kv_is_e4m3 = w.e4m3, p.kv_scale = kKvScale;
-  p.page_table = d_table.data(), p.page_table_stride = max_pages;
-  launch_mla_decode(p, nullptr);
-  const auto bits = d_out.host();
-  launch_mla_decode(p, nullptr);
-  EXPECT_EQ(bits, d_out.host());
-  const auto out = from_bf16(bits);
-  std::vector<float> got;
-  std::vector<double> want;
-  for (int64_t s = 0; s < num_slots; ++s) {
-    for (int64_t t = offsets[s]; t < offsets[s + 1]; ++t) {
-      for (int64_t i = w.heads * w.latent; i < out_stride; ++i) {
-        ASSERT_EQ(bits[t * out_stride + i], 0xffff) << "written past row " << t;
-      }
-      for (int64_t h = 0; h < w.heads; ++h) {
-        const float* row = out.data() + t * out_stride + h * w.latent;
-        if (slots[s] < 0) {
-          for (int64_t i = 0; i < w.latent; ++i) ASSERT_EQ(row[i], 0.0f) << t << " " << h;
-          continue;
-        }
+  void poison() const {
+    CUDA_CHECK(cudaMemset(out_.data(), 0xff, out_.size_bytes()));
+    CUDA_CHECK(cudaMemset(scratch_.data(), 0xff, scratch_.size_bytes()));
+  }
+  // Shorter sequences, on the device alone: what a graph that was captured before must see.
+  void shorten(int64_t by) {
+    for (int32_t& len : host_lens_) len = std::max<int32_t>(len - static_cast<int32_t>(by), 0);
+    CUDA_CHECK(
+        cudaMemcpy(lens_.data(), host_lens_.data(), lens_.size_bytes(), cudaMemcpyHostToDevice));
+  }
+  std::vector<uint16_t> result() const { return out_.host(); }
+
+  // Of the last outputs; a head of `head_step`.
+  void expect_right(int64_t layer, int64_t head_step = 1) const {
+    const auto bits = out_.host();
+    const auto out = from_bf16(bits);
+    std::vector<double> errors(tokens(), 0), norms(tokens(), 0);
+    const auto check_token = [&](int64_t s, int64_t t) {
+      const int64_t visible = host_lens_[s] - (host_offsets_[s + 1] - 1 - t);
+      std::vector<double> mixed(w_.latent), weights(std::max<int64_t>(visible, 0));
+      for (int64_t h = 0; h < w_.heads; h += head_step) {
+        const float* row = out.data() + t * out_stride() + h * w_.latent;
+        std::fill(mixed.begin(), mixed.end(), 0);
         double total = 0;
-        std::vector<double> mixed(w.latent);
-        for (int64_t j = 0; j < lens[s] - (offsets[s + 1] - 1 - t); ++j) {
-          const float* key = values.data() + row_of(s, j);
+        for (int64_t j = 0; host_slots_[s] >= 0 && j < visible; ++j) {
+          const float* key = value_of(layer, s, j);
+          const float* query = host_q_.data() + (t * w_.heads + h) * dim_;
           double score = 0;
-          for (int64_t i = 0; i < dim; ++i) score += double{q[t * q_stride + h * dim + i]} * key[i];
+          for (int64_t i = 0; i < dim_; ++i) score += double{query[i]} * key[i];
           const double weight = std::exp(score * kScale);
           total += weight;
-          for (int64_t i = 0; i < w.latent; ++i) mixed[i] += weight * key[i];
+          for (int64_t i = 0; i < w_.latent; ++i) mixed[i] += weight * key[i];
         }
-        got.insert(got.end(), row, row + w.latent);
-        for (const double value : mixed) want.push_back(value / total);
+        for (int64_t i = 0; i < w_.latent; ++i) {
+          const double want = total > 0 ? mixed[i] / total : 0;
+          errors[t] += (row[i] - want) * (row[i] - want);
+          norms[t] += want * want;
+        }
+      }
+    };
+    std::vector<std::thread> threads;
+    const int64_t num_threads = std::max(1u, std::thread::hardware_concurrency());
+    for (int64_t i = 0; i < num_threads; ++i) {
+      threads.emplace_back([&, i] {
+        int64_t s = 0;
+        for (int64_t t = 0; t < tokens(); ++t) {
+          while (host_offsets_[s + 1] <= t) ++s;
+          if (t % num_threads == i) check_token(s, t);
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    for (int64_t t = 0; t < tokens(); ++t) {
+      // BF16 outputs 2^-9 a value at most, and BF16 weights.
+      ASSERT_LE(std::sqrt(errors[t]), 6e-3 * std::sqrt(norms[t])) << "token " << t;
+      for (int64_t i = w_.heads * w_.latent; i < out_stride(); ++i) {
+        ASSERT_EQ(bits[t * out_stride() + i], 0xffff) << "written past row " << t;
       }
     }
   }
-  EXPECT_LE(relative_error(got, want), 4e-3);  // BF16 output: 2^-9 a value at most
-}
 
-TEST(MlaDecode, Generic) {
-  const std::vector<Sequence> ragged = {{1, 1},  {64, 1},  {7, 2, true},
-                                        {65, 6}, {700, 2}, {129, 65}};
-  for (const bool e4m3 : {false, true}) {
-    check({1, 512, 64, e4m3, ragged});
-    check({4, 512, 64, e4m3, ragged});
-    check({2, 16, 8, e4m3, ragged});
-    check({3, 32, 8, e4m3, {{3000, 1}, {5, 0}, {300, 300}}});
-    check({128, 512, 64, e4m3, {{200, 1}, {1, 1, true}, {130, 2}}});
+ private:
+  int64_t element_bytes() const { return w_.e4m3 ? 1 : 2; }
+  int64_t element(int64_t layer, int64_t s, int64_t j) const {
+    const int64_t page = host_table_[host_slots_[s] * table_stride_ + j / 64];
+    return ((page * kLayers + layer) * 64 + j % 64) * dim_;
+  }
+  const float* value_of(int64_t layer, int64_t s, int64_t j) const {
+    return values_.data() + element(layer, s, j);
+  }
+
+  bool lay_out() {
+    host_offsets_ = {0};
+    num_pages_ = 3, table_stride_ = 2;
+    for (int64_t s = 0; s < num_slots_; ++s) {
+      const Sequence& sequence = w_.sequences[s];
+      host_offsets_.push_back(host_offsets_.back() + static_cast<int32_t>(sequence.queries));
+      host_lens_.push_back(static_cast<int32_t>(sequence.padding ? 1 << 30 : sequence.kv_len));
+      host_slots_.push_back(sequence.padding ? -1 : static_cast<int32_t>(num_slots_ - 1 - s));
+      const int64_t pages = (sequence.kv_len + 63) / 64;
+      num_pages_ += pages;
+      table_stride_ = std::max(table_stride_, pages + 2);
+    }
+    host_table_.assign(num_slots_ * table_stride_, 0x7f000000);
+    std::vector<int32_t> ids(num_pages_);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::shuffle(ids.begin(), ids.end(), std::mt19937(3));
+    const int64_t pool_size = num_pages_ * kLayers * 64 * dim_;
+    values_.assign(pool_size, NAN);
+    host_pool_.assign(pool_size * element_bytes(), 0xff);  // NaN in both formats
+    for (int64_t s = 0; s < num_slots_; ++s) {
+      if (host_slots_[s] < 0) continue;
+      for (int64_t j = 0; j < w_.sequences[s].kv_len; j += 64) {
+        host_table_[host_slots_[s] * table_stride_ + j / 64] = ids.back();
+        ids.pop_back();
+      }
+      for (int64_t layer = 1; layer < kLayers; ++layer) fill(layer, s);
+    }
+    return true;
+  }
+  void fill(int64_t layer, int64_t s) {
+    const int64_t kv_len = w_.sequences[s].kv_len;
+    const auto random = random_normal(kv_len * dim_, 1.0f, 1000 * layer + s);
+    for (int64_t j = 0; j < kv_len; ++j) {
+      for (int64_t i = 0; i < dim_; ++i) {
+        const int64_t at = element(layer, s, j) + i;
+        const float value = random[j * dim_ + i];
+        if (w_.e4m3) {
+          host_pool_[at] = f32_to_f8e4m3(value);
+          values_[at] = f8e4m3_to_f32(host_pool_[at]) * kKvScale;
+        } else {
+          const uint16_t bits = f32_to_bf16(value);
+          std::memcpy(&host_pool_[at * 2], &bits, 2);
+          values_[at] = bf16_to_f32(bits);
+        }
+      }
+    }
+  }
+
+  const Shape w_;
+  const int64_t dim_, num_slots_;
+  int64_t num_pages_, table_stride_;
+  std::vector<int32_t> host_offsets_, host_lens_, host_slots_, host_table_;
+  std::vector<float> values_;  // of the pool, as the kernel sees them
+  std::vector<uint8_t> host_pool_;
+  const bool layout_;  // after which the host's vectors are made
+  const DeviceArray<int32_t> offsets_, lens_, slots_, table_;
+  const DeviceArray<uint16_t> q_, out_;
+  const DeviceArray<uint8_t> pool_, metadata_, scratch_;
+  const std::vector<float> host_q_;
+};
+
+void check(const Shape& shape, bool fast, int64_t head_step = 1) {
+  SCOPED_TRACE(::testing::Message()
+               << "heads " << shape.heads << " latent " << shape.latent << " e4m3 " << shape.e4m3
+               << " sequences " << shape.sequences.size() << " fast " << fast);
+  const World world(shape);
+  if (fast) {
+    ASSERT_TRUE(mla_decode_is_fast(world.problem(1, true)));
+    world.prepare(nullptr);
+  }
+  for (int64_t layer = 1; layer < kLayers; ++layer) {
+    world.poison();
+    launch_mla_decode(world.problem(layer, fast), nullptr);
+    const auto first = world.result();
+    world.expect_right(layer, head_step);
+    for (int again = 0; again < 3; ++again) {
+      world.poison();
+      launch_mla_decode(world.problem(layer, fast), nullptr);
+      ASSERT_EQ(first, world.result());
+    }
   }
 }
+
+const std::vector<Sequence> kRagged = {{1, 1},   {64, 1},   {7, 2, true}, {65, 6},
+                                       {700, 2}, {129, 65}, {0, 1},       {3, 5}};
+
+TEST(MlaDecode, Generic) {
+  for (const bool e4m3 : {false, true}) {
+    check({1, 512, 64, e4m3, kRagged}, false);
+    check({4, 512, 64, e4m3, kRagged}, false);
+    check({2, 16, 8, e4m3, kRagged}, false);
+    check({3, 32, 8, e4m3, {{3000, 1}, {5, 0}, {300, 300}}}, false);
+    check({128, 512, 64, e4m3, {{200, 1}, {1, 1, true}, {130, 2}}}, false);
+  }
+}
+
+void check_fast(bool e4m3) {
+  for (const int64_t heads : {1, 3, 4, 16, 32, 64, 128}) {
+    check({heads, 512, 64, e4m3, kRagged}, true);
+    check({heads, 512, 64, e4m3, {{200, 1}, {1, 1, true}, {130, 2}}}, true);
+    check({heads, 512, 64, e4m3, {{3000, 1}}}, true);
+    check({heads, 512, 64, e4m3, {{64, 1}}}, true);
+    check({heads, 512, 64, e4m3, {{1, 1}}}, true);
+    check({heads, 512, 64, e4m3, {{5, 3, true}}}, true);
+    check({heads, 512, 64, e4m3, {{300, 300}, {77, 1}, {5, 0}}}, true, 16);
+  }
+}
+// Batches as decode steps have them: the same number of queries each, any lengths.
+void check_batches(bool e4m3) {
+  for (const int64_t queries : {1, 2, 3, 4, 5, 6}) {
+    for (const int64_t heads : {16, 128}) {
+      std::vector<Sequence> sequences;
+      std::mt19937 random(static_cast<unsigned>(queries));
+      for (int i = 0; i < 64; ++i) {
+        const int64_t kv_len = std::max<int64_t>(queries, random() % (i % 8 == 0 ? 3500 : 600));
+        sequences.push_back({kv_len, queries, i % 13 == 5});
+      }
+      check({heads, 512, 64, e4m3, sequences}, true, heads / 8);
+    }
+  }
+}
+
+TEST(MlaDecode, Bf16) { check_fast(false); }
+TEST(MlaDecode, Bf16Batches) { check_batches(false); }
+
+void check_graph(bool e4m3) {
+  std::vector<Sequence> sequences;
+  for (int i = 0; i < 20; ++i) sequences.push_back({100 + 137 * i % 2000, 2, i == 7});
+  for (const int64_t heads : {16, 128}) {
+    World world({heads, 512, 64, e4m3, sequences});
+    cudaStream_t stream;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    world.prepare(stream);  // attributes are set before a capture
+    launch_mla_decode(world.problem(1, true), stream);
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    world.prepare(stream);
+    launch_mla_decode(world.problem(1, true), stream);
+    launch_mla_decode(world.problem(2, true), stream);
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    for (const int64_t by : {0, 64, 99, 1500}) {
+      world.shorten(by);
+      world.poison();
+      CUDA_CHECK(cudaDeviceSynchronize());
+      CUDA_CHECK(cudaGraphLaunch(exec, stream));
+      CUDA_CHECK(cudaStreamSynchronize(stream));
+      world.expect_right(2, heads / 8);
+    }
+    CUDA_CHECK(cudaGraphExecDestroy(exec));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    CUDA_CHECK(cudaStreamDestroy(stream));
+  }
+}
+
+TEST(MlaDecode, Bf16GraphSeesNewLengths) { check_graph(false); }
 
 }  // namespace
 }  // namespace deepflight::cuda_mla_decode

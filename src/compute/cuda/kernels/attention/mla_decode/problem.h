@@ -29,12 +29,18 @@ struct MlaDecodeProblem {
   int64_t out_head_stride = 0;
 
   const void* pool = nullptr;  // [page][layer][64][latent_dim + rope_dim], BF16 or e4m3
+  int64_t num_pages = 0;       // of the pool; the tensor core kernel must know
   int64_t page_stride_bytes = 0;
   int64_t layer_offset_bytes = 0;  // of this layer inside a page
   bool kv_is_e4m3 = false;
   float kv_scale = 1.0f;                // of e4m3: value = stored * kv_scale
   const int32_t* page_table = nullptr;  // [slot, page_table_stride]
   int64_t page_table_stride = 0;
+
+  // Of the tensor core kernel; without them the generic one runs. `metadata` is what
+  // prepare_mla_decode() made of this step's lengths; all layers of the step share it.
+  const void* metadata = nullptr;
+  void* scratch = nullptr;  // mla_decode_scratch_bytes()
 };
 
 inline constexpr int kPageTokens = 64;

@@ -1,0 +1,120 @@
+// Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2.
+// Peer: FlashMLA's dense decode kernel on one H200 (BF16, metadata made outside).
+#include <fmt/format.h>
+
+#include <numeric>
+
+#include "compute/cuda/kernels/attention/mla_decode/launch.h"
+#include "compute/cuda/runtime/gpu_testing.h"
+
+namespace deepflight::cuda_mla_decode {
+namespace {
+
+using namespace deepflight::testing;  // NOLINT: the helpers of gpu_testing.h
+
+struct Shape {
+  int64_t batch, queries, kv_len, heads;
+  double peer_us;  // 0: unknown
+};
+
+constexpr int64_t kDim = 576;
+
+// Bandwidth and BF16 rate that this card reaches: H200 by measurement, else the H100's.
+double copy_tbs() { return DeviceInfo::current().memory_bytes > int64_t{100} << 30 ? 4.3 : 3.0; }
+constexpr double kTflops = 790;
+
+// `bytes` of random elements, a block of them repeated.
+void fill(const DeviceArray<uint8_t>& array, bool e4m3) {
+  const auto values = random_normal(1 << 20, 1.0f, 5);
+  const auto bits16 = to_bf16(values);
+  const auto bits8 = to_f8(values);
+  const void* source = e4m3 ? static_cast<const void*>(bits8.data()) : bits16.data();
+  const int64_t size = e4m3 ? 1 << 20 : 2 << 20;
+  for (int64_t at = 0; at < array.size(); at += size) {
+    CUDA_CHECK(cudaMemcpy(array.data() + at, source, std::min(size, array.size() - at),
+                          cudaMemcpyHostToDevice));
+  }
+}
+
+void bench(const Shape& shape, bool e4m3) {
+  const int64_t element = e4m3 ? 1 : 2;
+  const int64_t pages_each = (shape.kv_len + kPageTokens - 1) / kPageTokens;
+  const int64_t num_pages = shape.batch * pages_each;
+  const int64_t layer_bytes = kPageTokens * kDim * element;
+  const int64_t num_layers = std::max<int64_t>(2, (int64_t{256} << 20) / (num_pages * layer_bytes));
+  const int64_t num_tokens = shape.batch * shape.queries;
+  std::vector<int32_t> offsets{0}, kv_lens, slots, table(num_pages);
+  for (int64_t s = 0; s < shape.batch; ++s) {
+    offsets.push_back(static_cast<int32_t>((s + 1) * shape.queries));
+    kv_lens.push_back(static_cast<int32_t>(shape.kv_len));
+    slots.push_back(static_cast<int32_t>(s));
+  }
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937(3));
+  const DeviceArray<int32_t> d_offsets(offsets), d_lens(kv_lens), d_slots(slots), d_table(table);
+  const DeviceArray<uint8_t> pool(num_pages * num_layers * layer_bytes);
+  const DeviceArray<uint8_t> q(num_tokens * shape.heads * kDim * 2);
+  const DeviceArray<uint16_t> out(num_tokens * shape.heads * 512);
+  fill(pool, e4m3);
+  fill(q, false);
+  MlaDecodeProblem p;
+  p.num_heads = shape.heads, p.latent_dim = 512, p.rope_dim = 64, p.softmax_scale = 0.13523f;
+  p.num_sequences = shape.batch, p.num_tokens = num_tokens, p.query_offsets = d_offsets.data();
+  p.kv_lens = d_lens.data(), p.slots = d_slots.data();
+  p.q = q.data(), p.q_stride = shape.heads * kDim, p.q_head_stride = kDim;
+  p.out = out.data(), p.out_stride = shape.heads * 512, p.out_head_stride = 512;
+  p.pool = pool.data(), p.num_pages = num_pages, p.page_stride_bytes = num_layers * layer_bytes;
+  p.kv_is_e4m3 = e4m3;
+  p.page_table = d_table.data(), p.page_table_stride = pages_each;
+  const DeviceArray<uint8_t> metadata(
+      mla_decode_metadata_bytes(shape.batch, num_tokens, shape.heads));
+  const DeviceArray<uint8_t> scratch(mla_decode_scratch_bytes());
+  if (shape.batch <= 16) {  // right before fast; the generic kernel is slow
+    launch_mla_decode(p, nullptr);
+    const auto slow = from_bf16(out.host());
+    prepare_mla_decode(p, metadata.data(), nullptr);
+    p.metadata = metadata.data(), p.scratch = scratch.data();
+    launch_mla_decode(p, nullptr);
+    const std::vector<double> want(slow.begin(), slow.end());
+    EXPECT_LE(relative_error(from_bf16(out.host()), want), 8e-3);
+  }
+  const double prepare_us = median_us(
+      4, 5, [&](int, cudaStream_t stream) { prepare_mla_decode(p, metadata.data(), stream); });
+  p.metadata = metadata.data(), p.scratch = scratch.data();
+  const int launches = static_cast<int>(std::clamp<int64_t>(num_layers, 4, 32));
+  const double us = median_us(launches, 9, [&](int i, cudaStream_t stream) {
+    MlaDecodeProblem layer = p;
+    layer.layer_offset_bytes = i % num_layers * layer_bytes;
+    launch_mla_decode(layer, stream);
+  });
+  const double rows = static_cast<double>(num_tokens * shape.heads);
+  const double flops = rows * static_cast<double>(shape.kv_len) * 2 * (576 + 512);
+  const double bytes = static_cast<double>(num_pages * layer_bytes) + rows * (kDim + 512) * 2;
+  const double floor_us = std::max(flops / kTflops, bytes / copy_tbs()) * 1e-6;
+  fmt::print(
+      "mla_decode {} batch {:3} queries {} kv {:5} heads {:3}: {:7.1f} us {:4.0f} TFLOPS "
+      "{:4.0f} GB/s, {:3.0f}% of floor, {} (prepare {:.1f} us)\n",
+      e4m3 ? "e4m3" : "bf16", shape.batch, shape.queries, shape.kv_len, shape.heads, us,
+      flops / us * 1e-6, bytes / us * 1e-3, 100 * floor_us / us,
+      shape.peer_us > 0 ? fmt::format("{:.2f} of FlashMLA's time", us / shape.peer_us) : "no peer",
+      prepare_us);
+}
+
+const std::vector<Shape> kShapes = {
+    {1, 1, 4096, 128, 19.1},   {1, 1, 4096, 16, 22.6},     {1, 1, 8192, 128, 24.4},
+    {1, 2, 4096, 128, 20.2},   {16, 1, 4096, 128, 43.9},   {16, 1, 4096, 16, 28.8},
+    {16, 2, 4096, 128, 65.7},  {16, 4, 4096, 128, 0},      {64, 1, 4096, 128, 114.2},
+    {64, 1, 4096, 16, 82.0},   {64, 2, 4096, 128, 215.4},  {64, 2, 4096, 16, 83.5},
+    {64, 1, 8192, 128, 221.3}, {128, 1, 4096, 128, 231.4}, {128, 1, 4096, 16, 149.7},
+    {128, 2, 4096, 128, 472.0}};
+
+void bench_all(bool e4m3) {
+  const DeviceInfo& device = DeviceInfo::current();
+  fmt::print("{}, {} SMs\n", device.name, device.num_sms);
+  for (const Shape& shape : kShapes) bench(shape, e4m3);
+}
+
+TEST(MlaDecodeBench, Bf16) { bench_all(false); }
+
+}  // namespace
+}  // namespace deepflight::cuda_mla_decode

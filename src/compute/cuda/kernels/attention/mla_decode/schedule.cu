@@ -1,0 +1,169 @@
+// Makes a step's schedule out of the lengths on the device: one block, once a step. A warp tries 32
+// payloads, a lane each, and the least that fits is taken.
+#include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/primitives/warp.cuh"
+
+namespace deepflight::cuda_mla_decode {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kSharedGroups = 8192;  // whose pages are kept in shared memory
+
+struct Inputs {
+  const int32_t* query_offsets;
+  const int32_t* kv_lens;
+  const int32_t* slots;
+  int num_sequences;
+  int num_heads;
+  int num_sms;
+};
+
+__device__ int block_min(int value, int* scratch) {
+  value = __reduce_min_sync(0xffffffffu, value);
+  if (threadIdx.x % device::kWarpSize == 0) scratch[threadIdx.x / device::kWarpSize] = value;
+  __syncthreads();
+  int smallest = scratch[0];
+  for (int i = 1; i < kThreads / device::kWarpSize; ++i) smallest = min(smallest, scratch[i]);
+  __syncthreads();
+  return smallest;
+}
+
+// Sum of the values of the threads before this one; `total` of all.
+__device__ int block_prefix(int value, int* scratch, int& total) {
+  const int lane = static_cast<int>(threadIdx.x) % device::kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / device::kWarpSize;
+  int sum = value;
+  for (int offset = 1; offset < device::kWarpSize; offset *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  if (lane == device::kWarpSize - 1) scratch[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+  for (int i = 0; i < kThreads / device::kWarpSize; ++i) {
+    if (i < warp) before += scratch[i];
+    total += scratch[i];
+  }
+  __syncthreads();
+  return before + sum - value;
+}
+
+// A sequence's groups, from number `first` on; returns their cost.
+__device__ int write_groups(const Inputs& in, int sequence, int num_tiles, int num_lanes, int first,
+                            Group* groups, int32_t* pages) {
+  Group group = {};
+  group.slot = in.slots[sequence];
+  group.first_token = in.query_offsets[sequence];
+  group.num_queries = in.query_offsets[sequence + 1] - group.first_token;
+  group.kv_len = group.slot < 0 ? 0 : in.kv_lens[sequence];
+  int cost = 0;
+  for (int i = 0; i * num_lanes < num_tiles; ++i) {
+    group.first_tile = i * num_lanes;
+    group.num_tiles = min(num_lanes, num_tiles - group.first_tile);
+    group.num_pages = visible_pages(group.kv_len, group.num_queries, in.num_heads,
+                                    group.first_tile + group.num_tiles - 1);
+    groups[first + i] = group;
+    if (first + i < kSharedGroups) pages[first + i] = group.num_pages;
+    cost += cost_of(group.num_pages);
+  }
+  return cost;
+}
+
+// One lane: the parts, and each group's share of them.
+__device__ void write_parts(Schedule* schedule, Group* groups, int num_groups, int num_parts,
+                            int payload, const int32_t* pages) {
+  const auto pages_of = [&](int group) {
+    return group < kSharedGroups ? pages[group] : groups[group].num_pages;
+  };
+  int open_part = -1, num_split = 0, first_part = 0, num_splits = 0;
+  bool begins = false;
+  Part part = {};
+  fill_parts(num_groups, num_parts, payload, pages_of, [&](int p, int group, int first, int end) {
+    const bool opens = p != open_part;
+    if (opens) {
+      if (open_part >= 0) schedule->parts[open_part] = part;
+      open_part = p;
+      part.first_group = group;
+      part.first_page = first;
+    }
+    part.last_group = group;
+    part.end_page = end;
+    if (first == 0) {
+      first_part = p;
+      begins = opens;
+      num_splits = 0;
+    }
+    ++num_splits;
+    if (end == pages_of(group)) {
+      groups[group].num_splits = num_splits;
+      groups[group].first_part = first_part;
+      groups[group].begins_part = begins ? 1 : 0;
+      if (num_splits > 1) schedule->split_groups[num_split++] = group;
+    }
+  });
+  if (open_part >= 0) schedule->parts[open_part] = part;
+  for (int p = open_part + 1; p < num_parts; ++p) schedule->parts[p] = {0, 0, -1, 0};
+  schedule->num_split_groups = num_split;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    schedule_kernel(const Inputs in, Schedule* schedule, Group* groups) {
+  __shared__ int32_t pages[kSharedGroups];
+  __shared__ int scratch[kThreads / device::kWarpSize];
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto queries_of = [&](int s) { return in.query_offsets[s + 1] - in.query_offsets[s]; };
+
+  int min_tiles = 1 << 30;
+  for (int s = thread; s < in.num_sequences; s += kThreads) {
+    const int tiles = tiles_of(queries_of(s), in.num_heads);
+    if (tiles > 0) min_tiles = min(min_tiles, tiles);
+  }
+  min_tiles = block_min(min_tiles, scratch);
+  const int num_lanes = min(lanes_of(min_tiles == 1 << 30 ? 1 : min_tiles), in.num_sms);
+  const int num_parts = min(in.num_sms / num_lanes, kMaxParts);
+
+  int num_groups = 0, cost = 0;
+  for (int base = 0; base < in.num_sequences; base += kThreads) {
+    const int s = base + thread;
+    const int tiles = s < in.num_sequences ? tiles_of(queries_of(s), in.num_heads) : 0;
+    int added;
+    const int before = block_prefix((tiles + num_lanes - 1) / num_lanes, scratch, added);
+    if (tiles > 0) {
+      cost += write_groups(in, s, tiles, num_lanes, num_groups + before, groups, pages);
+    }
+    num_groups += added;
+  }
+  int total_cost;
+  block_prefix(cost, scratch, total_cost);  // and orders the pages before their use
+  if (thread >= device::kWarpSize) return;
+
+  const auto pages_of = [&](int group) {
+    return group < kSharedGroups ? pages[group] : groups[group].num_pages;
+  };
+  const int payload = least_payload(total_cost, num_parts) + thread;
+  const int used = fill_parts(num_groups, num_parts, payload, pages_of, [](int, int, int, int) {});
+  const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
+  // NOTE: the last lane's payload always fits (schedule_test.cpp).
+  const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
+  if (thread != winner) return;
+  schedule->num_groups = num_groups;
+  schedule->num_lanes = num_lanes;
+  schedule->num_parts = num_parts;
+  write_parts(schedule, groups, num_groups, num_parts, payload, pages);
+}
+
+}  // namespace
+
+void launch_schedule(const MlaDecodeProblem& p, int num_sms, void* metadata, cudaStream_t stream) {
+  const Inputs in = {p.query_offsets,
+                     p.kv_lens,
+                     p.slots,
+                     static_cast<int>(p.num_sequences),
+                     static_cast<int>(p.num_heads),
+                     num_sms};
+  auto* schedule = static_cast<Schedule*>(metadata);
+  schedule_kernel<<<1, kThreads, 0, stream>>>(in, schedule, reinterpret_cast<Group*>(schedule + 1));
+}
+
+}  // namespace deepflight::cuda_mla_decode

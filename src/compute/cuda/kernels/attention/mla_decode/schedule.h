@@ -1,0 +1,120 @@
+// How a step's attention is cut into equal shares of work. Rows of a sequence's queries, packed as
+// (token, head), form tiles of 64. Up to `num_lanes` tiles of a sequence form a group; the blocks
+// of a part walk a group's pages side by side, a tile each, so that a page leaves device memory
+// once. A part is a run of pages out of the groups laid end to end; where its ends cut a group, the
+// group is split and its partial results are combined. Built on the device (schedule.cu); the
+// arithmetic compiles for the host too.
+#pragma once
+
+#include <cstdint>
+
+#include "compute/cuda/kernels/attention/mla_decode/problem.h"
+
+#ifdef __CUDACC__
+#define DF_HOST_DEVICE __host__ __device__
+#else
+#define DF_HOST_DEVICE
+#endif
+
+namespace deepflight::cuda_mla_decode {
+
+inline constexpr int kTileRows = 64;
+inline constexpr int kMaxLanes = 12;
+inline constexpr int kMaxParts = 160;  // a part has at least one SM
+// What beginning and ending a group costs, in pages; also what a split costs more.
+inline constexpr int kGroupCost = 5;
+inline constexpr int kEmptyGroupCost = 2;
+
+struct Group {
+  int32_t slot;  // < 0: padding
+  int32_t kv_len;
+  int32_t first_token;  // of the sequence
+  int32_t num_queries;  // of the sequence
+  int32_t first_tile;   // of this group in the sequence
+  int32_t num_tiles;
+  int32_t num_pages;   // that its last query sees
+  int32_t num_splits;  // parts that work on it, which follow each other
+  int32_t first_part;
+  int32_t begins_part;  // 1 if it is the first of its first part
+  int32_t unused[2];
+};
+
+// Pages first_page .. of first_group to end_page of last_group; none if last_group < first_group.
+struct Part {
+  int32_t first_group;
+  int32_t first_page;
+  int32_t last_group;
+  int32_t end_page;
+};
+
+// At the head of the metadata; groups follow.
+struct Schedule {
+  int32_t num_groups;
+  int32_t num_lanes;
+  int32_t num_parts;
+  int32_t num_split_groups;
+  Part parts[kMaxParts];
+  int32_t split_groups[kMaxParts];
+};
+
+DF_HOST_DEVICE inline int tiles_of(int num_queries, int num_heads) {
+  return (num_queries * num_heads + kTileRows - 1) / kTileRows;
+}
+
+// Lanes of a step whose smallest sequence has `min_tiles`; larger ones get several groups.
+DF_HOST_DEVICE inline int lanes_of(int min_tiles) {
+  return min_tiles < 1 ? 1 : min_tiles < kMaxLanes ? min_tiles : kMaxLanes;
+}
+
+DF_HOST_DEVICE inline int cost_of(int num_pages) {
+  return num_pages > 0 ? num_pages + kGroupCost : kEmptyGroupCost;
+}
+
+// Tokens that query `query` of a sequence sees, itself included.
+DF_HOST_DEVICE inline int visible_tokens(int kv_len, int num_queries, int query) {
+  const int visible = kv_len - (num_queries - 1 - query);
+  return visible > 0 ? visible : 0;
+}
+
+// Pages that the rows up to the end of `tile` see.
+DF_HOST_DEVICE inline int visible_pages(int kv_len, int num_queries, int num_heads, int tile) {
+  const int last = ((tile + 1) * kTileRows - 1) / num_heads;
+  const int query = last < num_queries ? last : num_queries - 1;
+  return (visible_tokens(kv_len, num_queries, query) + kPageTokens - 1) / kPageTokens;
+}
+
+// Lays groups end to end into parts of at most `payload` (>= kGroupCost + 2) each; a group is cut
+// after an even number of its pages, which is how blocks take them. Calls
+// emit(part, group, first_page, end_page); returns the number of parts, max_parts + 1 if more.
+template <typename PagesOf, typename Emit>
+DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
+                                     const PagesOf& pages_of, const Emit& emit) {
+  int part = 0, rest = payload;
+  for (int group = 0; group < num_groups; ++group) {
+    int left = pages_of(group), page = 0;
+    while (cost_of(left) > rest) {
+      const int taken = left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
+      if (taken > 0) emit(part, group, page, page + taken);
+      page += taken;
+      left -= taken;
+      rest = payload;
+      if (++part == max_parts) return max_parts + 1;
+    }
+    emit(part, group, page, page + left);
+    rest -= cost_of(left);
+  }
+  return part + 1;
+}
+
+// The least payload that may do; at most 32 more do in any case.
+DF_HOST_DEVICE inline int least_payload(int64_t total_cost, int num_parts) {
+  const int even = static_cast<int>((total_cost + num_parts - 1) / num_parts);
+  return even > kGroupCost + 2 ? even : kGroupCost + 2;
+}
+
+// Groups that a step can have at most.
+inline int64_t max_groups(int64_t num_sequences, int64_t num_tokens, int64_t num_heads) {
+  return num_sequences + (num_tokens * num_heads + kTileRows - 1) / kTileRows;
+}
+
+}  // namespace deepflight::cuda_mla_decode

@@ -1,0 +1,42 @@
+// The tensor map of one layer's pages in the pool.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+
+namespace deepflight::cuda_mla_decode {
+
+inline decltype(&cuTensorMapEncodeTiled) encode_function() {
+  static const auto function = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
+                                                               12000, cudaEnableDefault, &result);
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry)
+               : nullptr;
+  }();
+  return function;
+}
+
+// [num_pages][64][576] by boxes of a page's 64 tokens, 64 elements wide; BF16 ones are swizzled.
+inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p) {
+  const int64_t element_bytes = p.kv_is_e4m3 ? 1 : 2;
+  const cuuint64_t dims[3] = {kTokenDim, kPageTokens, static_cast<cuuint64_t>(p.num_pages)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(kTokenDim * element_bytes),
+                                 static_cast<cuuint64_t>(p.page_stride_bytes)};
+  const cuuint32_t box[3] = {64, kPageTokens, 1};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const char* base = static_cast<const char*>(p.pool) + p.layer_offset_bytes;
+  const auto encode = encode_function();
+  return encode != nullptr &&
+         encode(
+             &map, p.kv_is_e4m3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+             3, const_cast<char*>(base), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             p.kv_is_e4m3 ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+}  // namespace deepflight::cuda_mla_decode
