@@ -88,6 +88,7 @@ StepGraph CudaBackend::capture(std::function<void()> step) {
   impl_->main.freeze();
   impl_->side.freeze();
   impl_->absorbed_query.freeze();
+  impl_->mla_metadata.freeze();
   return {std::move(graph)};
 }
 

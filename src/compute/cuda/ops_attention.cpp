@@ -84,6 +84,7 @@ cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call, const Abso
   problem.q_stride = query.token_stride;
   problem.q_head_stride = query.head_stride;
   problem.pool = call.pool.base;
+  problem.num_pages = call.pool.num_pages;
   problem.page_stride_bytes = call.pool.page_stride_bytes();
   problem.layer_offset_bytes = layer_offset_bytes(call.pool, call.layer);
   problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
@@ -200,16 +201,27 @@ void CudaBackend::mla_absorbed(const MlaCall& call) {
     impl_->launch(impl_->main, product);
   }
   auto problem = decode_problem(call, query);
-  Carver measure(nullptr);
+  TensorView latent_out;
   const auto carve = [&](Carver& carver) {
-    return carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});
+    latent_out = carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});
+    problem.scratch = carver.take_bytes(cuda_mla_decode::mla_decode_scratch_bytes());
   };
+  Carver measure(nullptr);
   carve(measure);
   Carver carver(impl_->main.op.get(measure.used_bytes()));
-  const TensorView latent_out = carve(carver);
+  carve(carver);
   problem.out = latent_out.raw();
   problem.out_stride = latent_out.stride(0);
   problem.out_head_stride = latent_out.stride(1);
+  if (cuda_mla_decode::mla_decode_is_fast(problem)) {
+    void* metadata = impl_->mla_metadata.get(cuda_mla_decode::mla_decode_metadata_bytes(
+        problem.num_sequences, num_tokens, up.num_heads));
+    if (!std::exchange(impl_->mla_metadata_ready, true)) {
+      const TimelineRange range("mla_schedule");
+      cuda_mla_decode::prepare_mla_decode(problem, metadata, stream);
+    }
+    problem.metadata = metadata;
+  }
   {
     const TimelineRange range("mla_decode");
     cuda_mla_decode::launch_mla_decode(problem, stream);

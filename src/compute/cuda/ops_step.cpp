@@ -78,6 +78,8 @@ void CudaBackend::prepare_step(const StepState& state, const StepInputs& inputs)
   problem.positions = inputs.positions.data<int32_t>();
   problem.row_kv_lens = inputs.absorbed.kv_lens.data<int32_t>();
   cuda_step_state::prepare_step(problem, impl_->main.stream.get());
+  // The attention's schedule needs the model's head count, which the first layer's call knows.
+  impl_->mla_metadata_ready = false;
 }
 
 void CudaBackend::update_state(const StepState& state, const StepInputs& inputs,
