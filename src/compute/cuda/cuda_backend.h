@@ -41,6 +41,7 @@ class CudaBackend final : public Backend {
   void copy_in_async(void* device, const void* staging, int64_t size_bytes) override;
   void copy_out_async(void* staging, const void* device, int64_t size_bytes) override;
   void fill_zero(void* device, int64_t size_bytes) override;
+  Buffer pack_table(const StoredMatrix& table) override;
   LinearWeight pack_linear(std::span<const StoredMatrix> parts) override;
   GroupedLinearWeight pack_grouped_linear(
       std::span<const std::vector<StoredMatrix>> groups) override;

@@ -1,7 +1,10 @@
-// Weights to the device: BF16 and FP8 as they are, other formats rounded to BF16.
+// Weights to the device: BF16 and FP8 as they are, other formats rounded to BF16, random ones made
+// there. Nothing here waits for the device.
+#include <algorithm>
 #include <vector>
 
 #include "compute/cuda/impl.h"
+#include "compute/cuda/kernels/weights/launch.h"
 #include "tensor/float_formats.h"
 
 namespace deepflight {
@@ -11,17 +14,16 @@ int64_t num_blocks(int64_t size) { return (size + kF8BlockSize - 1) / kF8BlockSi
 
 bool is_fp8(const StoredMatrix& matrix) { return matrix.values.dtype() == DType::kF8E4M3; }
 
-// Values in BF16 and row-major, as a matrix of floats.
-std::vector<uint16_t> to_bf16(const std::vector<float>& values) {
-  std::vector<uint16_t> bits(values.size());
-  for (size_t i = 0; i < bits.size(); ++i) bits[i] = f32_to_bf16(values[i]);
-  return bits;
-}
-
-std::vector<float> to_f32(const StoredMatrix& matrix) {
-  std::vector<float> values(matrix.values.num_elements());
-  to_f32_matrix(matrix.values, matrix.scale_inv, values.data());
-  return values;
+// Elements [begin, begin + count) of F32 or F16 values.
+void convert_to_bf16(const TensorView& values, int64_t begin, int64_t count, uint16_t* bits) {
+  constexpr int64_t kPiece = 2048;
+  float piece[kPiece];
+  char* source = static_cast<char*>(values.raw()) + begin * dtype_bytes(values.dtype());
+  for (int64_t done = 0; done < count; done += kPiece) {
+    const int64_t size = std::min(kPiece, count - done);
+    to_f32(TensorView(source + done * dtype_bytes(values.dtype()), values.dtype(), {size}), piece);
+    for (int64_t i = 0; i < size; ++i) bits[done + i] = f32_to_bf16(piece[i]);
+  }
 }
 
 // Parts [first, last) of every group stacked into one run of matrices.
@@ -45,9 +47,15 @@ std::vector<Run> find_runs(const std::vector<StoredMatrix>& parts) {
   return runs;
 }
 
+// Puts copies and kernels on the uploader's stream; the ops that are issued later wait for them.
 class Packer {
  public:
-  explicit Packer(Uploader& uploader) : uploader_(uploader) {}
+  Packer(Uploader& uploader, const Stream& ops) : uploader_(uploader), ops_(ops) {}
+  ~Packer() {
+    Event packed;
+    packed.record(uploader_.stream());
+    packed.hold(ops_);
+  }
 
   cuda::PackedMatrices pack(std::span<const std::vector<StoredMatrix>> groups) {
     CHECK(!groups.empty() && !groups[0].empty());
@@ -58,8 +66,33 @@ class Packer {
       packed.parts.back().out_begin = out_begin;
       out_begin += run.num_rows;
     }
-    uploader_.finish();
     return packed;
+  }
+
+  static int64_t num_scales(const StoredMatrix& matrix) {
+    return is_fp8(matrix) ? num_blocks(matrix.values.dim(0)) * num_blocks(matrix.values.dim(1)) : 0;
+  }
+  static int64_t value_bytes(const StoredMatrix& matrix) {
+    return matrix.values.num_elements() * (is_fp8(matrix) ? 1 : 2);
+  }
+
+  // e4m3 with its scales, or BF16: value_bytes() and num_scales() floats.
+  void put(const StoredMatrix& matrix, void* values, float* scales) {
+    if (matrix.random) return fill(matrix, values, scales);
+    switch (matrix.values.dtype()) {
+      case DType::kF8E4M3:
+        CHECK(matrix.scale_inv.num_elements() == num_scales(matrix), matrix.values.to_string(),
+              matrix.scale_inv.to_string());
+        uploader_.copy(scales, matrix.scale_inv.raw(), num_scales(matrix) * 4);
+        [[fallthrough]];
+      case DType::kBF16:
+        uploader_.copy(values, matrix.values.raw(), value_bytes(matrix));
+        return;
+      default:
+        uploader_.copy(values, value_bytes(matrix), [&](int64_t begin, int64_t count, char* to) {
+          convert_to_bf16(matrix.values, begin / 2, count / 2, reinterpret_cast<uint16_t*>(to));
+        });
+    }
   }
 
  private:
@@ -76,7 +109,7 @@ class Packer {
     matrices.values = allocate_device(count * (matrices.fp8 ? 1 : 2));
     if (matrices.fp8) matrices.scales = allocate_device(scale_count * 4);
     char* values = static_cast<char*>(matrices.values.data());
-    char* scales = static_cast<char*>(matrices.scales.data());
+    float* scales = static_cast<float*>(matrices.scales.data());
     for (const auto& parts : groups) {
       CHECK(parts.size() == groups[0].size(), parts.size());
       for (size_t i = run.first; i < run.last; ++i) {
@@ -84,42 +117,41 @@ class Packer {
         CHECK(part.values.dim(0) == groups[0][i].values.dim(0) &&
                   part.values.dim(1) == matrices.k && is_fp8(part) == matrices.fp8,
               part.values.to_string(), model.values.to_string());
-        values += upload(part, values);
-        if (matrices.fp8) {
-          const int64_t size_bytes = num_blocks(part.values.dim(0)) * num_blocks(matrices.k) * 4;
-          CHECK(part.scale_inv.num_elements() * 4 == size_bytes, part.scale_inv.to_string());
-          uploader_.copy(scales, part.scale_inv.raw(), size_bytes);
-          scales += size_bytes;
-        }
+        put(part, values, scales);
+        values += value_bytes(part);
+        scales += num_scales(part);
       }
     }
     return matrices;
   }
 
-  // Bytes that the matrix takes on the device.
-  int64_t upload(const StoredMatrix& matrix, void* target) {
-    const int64_t count = matrix.values.num_elements();
-    switch (matrix.values.dtype()) {
-      case DType::kF8E4M3:
-        uploader_.copy(target, matrix.values.raw(), count);
-        return count;
-      case DType::kBF16:
-        uploader_.copy(target, matrix.values.raw(), count * 2);
-        return count * 2;
-      default:
-        uploader_.copy(target, to_bf16(to_f32(matrix)).data(), count * 2);
-        return count * 2;
-    }
+  void fill(const StoredMatrix& matrix, void* values, float* scales) {
+    cuda_weights::fill_random({.fill = *matrix.random,
+                               .fp8 = is_fp8(matrix),
+                               .count = matrix.values.num_elements(),
+                               .values = values,
+                               .num_scales = num_scales(matrix),
+                               .scales = scales},
+                              uploader_.stream().get());
   }
 
   Uploader& uploader_;
+  const Stream& ops_;
 };
 
 }  // namespace
 
+Buffer CudaBackend::pack_table(const StoredMatrix& table) {
+  CHECK(!is_fp8(table), table.values.to_string());
+  Buffer buffer = allocate_device(Packer::value_bytes(table));
+  Packer(impl_->uploader, impl_->main.stream).put(table, buffer.data(), nullptr);
+  return buffer;
+}
+
 LinearWeight CudaBackend::pack_linear(std::span<const StoredMatrix> parts) {
   const std::vector<StoredMatrix> group(parts.begin(), parts.end());
-  auto packed = std::make_shared<cuda::PackedMatrices>(Packer(impl_->uploader).pack({&group, 1}));
+  auto packed = std::make_shared<cuda::PackedMatrices>(
+      Packer(impl_->uploader, impl_->main.stream).pack({&group, 1}));
   LinearWeight weight;
   weight.fp8 = packed->parts[0].fp8;
   weight.in_features = packed->parts[0].k;
@@ -130,7 +162,8 @@ LinearWeight CudaBackend::pack_linear(std::span<const StoredMatrix> parts) {
 
 GroupedLinearWeight CudaBackend::pack_grouped_linear(
     std::span<const std::vector<StoredMatrix>> groups) {
-  auto packed = std::make_shared<cuda::PackedMatrices>(Packer(impl_->uploader).pack(groups));
+  auto packed = std::make_shared<cuda::PackedMatrices>(
+      Packer(impl_->uploader, impl_->main.stream).pack(groups));
   GroupedLinearWeight weight;
   weight.num_groups = static_cast<int64_t>(groups.size());
   weight.fp8 = packed->parts[0].fp8;
@@ -145,25 +178,26 @@ KvUpWeight CudaBackend::pack_kv_up(const StoredMatrix& kv_b, int64_t num_heads, 
   const int64_t head_dim = kv_b.values.dim(0) / num_heads;
   CHECK(kv_b.values.dim(0) == num_heads * head_dim && head_dim > nope_dim, kv_b.values.to_string(),
         num_heads, nope_dim);
-  const std::vector<uint16_t> expand = to_bf16(to_f32(kv_b));
-  std::vector<uint16_t> absorb_k(num_heads * latent_dim * nope_dim);
-  for (int64_t head = 0; head < num_heads; ++head) {
-    const uint16_t* rows = expand.data() + head * head_dim * latent_dim;
-    uint16_t* columns = absorb_k.data() + head * latent_dim * nope_dim;
-    for (int64_t i = 0; i < nope_dim; ++i) {
-      for (int64_t j = 0; j < latent_dim; ++j) columns[j * nope_dim + i] = rows[i * latent_dim + j];
-    }
-  }
+  const int64_t v_dim = head_dim - nope_dim;
   auto packed = std::make_shared<cuda::PackedKvUp>();
-  const auto upload = [&](const std::vector<uint16_t>& values, Buffer* buffer) {
-    const auto size_bytes = static_cast<int64_t>(values.size() * sizeof(uint16_t));
-    *buffer = allocate_device(size_bytes);
-    impl_->uploader.copy(buffer->data(), values.data(), size_bytes);
-  };
-  upload(expand, &packed->expand);
-  upload(absorb_k, &packed->absorb_k);
-  impl_->uploader.finish();
-  return {num_heads, latent_dim, nope_dim, head_dim - nope_dim, std::move(packed)};
+  packed->expand = allocate_device(kv_b.values.num_elements() * 2);
+  packed->absorb_k = allocate_device(num_heads * latent_dim * nope_dim * 2);
+  Packer packer(impl_->uploader, impl_->main.stream);
+  const cudaStream_t stream = impl_->uploader.stream().get();
+  const Buffer values = allocate_on_stream(Packer::value_bytes(kv_b), stream);
+  const Buffer scales = allocate_on_stream(Packer::num_scales(kv_b) * 4, stream);
+  packer.put(kv_b, values.data(), static_cast<float*>(scales.data()));
+  cuda_weights::split_kv_up(
+      {.num_heads = num_heads,
+       .nope_dim = nope_dim,
+       .v_dim = v_dim,
+       .latent_dim = latent_dim,
+       .values = values.data(),
+       .scales = is_fp8(kv_b) ? static_cast<const float*>(scales.data()) : nullptr,
+       .expand = static_cast<uint16_t*>(packed->expand.data()),
+       .absorb_k = static_cast<uint16_t*>(packed->absorb_k.data())},
+      stream);
+  return {num_heads, latent_dim, nope_dim, v_dim, std::move(packed)};
 }
 
 }  // namespace deepflight

@@ -121,8 +121,8 @@ class Backend {
   virtual void copy_in_async(void* device, const void* staging, int64_t size_bytes) = 0;
   virtual void copy_out_async(void* staging, const void* device, int64_t size_bytes) = 0;
   virtual void fill_zero(void* device, int64_t size_bytes) = 0;
-  // Weights that a pack_* call makes may be on their way when it returns (the host memory it was
-  // given is free); synchronize() waits for them.
+  // When a pack_* call returns, the host memory it was given is free; the weights may still be on
+  // their way, and ops that are issued later wait for them.
   // Rows in activation_dtype(), dense: a table for embed().
   virtual Buffer pack_table(const StoredMatrix& table) = 0;
   // The rows of `parts` one under the other, as one product.

@@ -1,15 +1,23 @@
 // From tensor-table rows to packed weights.
 #include "model/deepseek/model_weights.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <span>
 #include <tuple>
+#include <utility>
 
+#include "base/readahead.h"
 #include "model/deepseek/tensor_table.h"
 #include "tensor/float_formats.h"
 
 namespace deepflight {
 namespace {
+
+constexpr int64_t kReadaheadBytes = int64_t{1} << 30;
+constexpr int kLast = std::numeric_limits<int>::max();
 
 // Fetches tensors of the table by (kind, layer, expert) and packs them.
 class Loader {
@@ -20,6 +28,7 @@ class Loader {
     for (auto& row : tensor_table(config)) {
       rows_.emplace(std::make_tuple(row.kind, row.layer, row.expert), std::move(row));
     }
+    if (checkpoint.is_mapped()) start_readahead();
   }
 
   bool has(TensorKind kind, int layer) const { return rows_.contains({kind, layer, -1}); }
@@ -29,6 +38,7 @@ class Loader {
     CHECK(it != rows_.end(), tensor_kind_name(kind), layer, expert);
     ASSIGN_OR_RETURN(StoredTensor tensor, load_tensor(checkpoint_, it->second));
     pending_bytes_ += tensor.values.num_elements() * dtype_bytes(tensor.values.dtype());
+    if (readahead_) readahead_->advance(static_cast<int64_t>(bytes_of(tensor.values).size()));
     return tensor;
   }
 
@@ -107,6 +117,33 @@ class Loader {
   }
 
  private:
+  // Has the files read in about the order of load_model_weights.
+  void start_readahead() {
+    std::vector<std::pair<std::tuple<int, int>, std::span<const std::byte>>> spans;
+    for (const auto& row : tensor_table(config_)) {
+      const auto tensor = checkpoint_.tensor(row.name);
+      if (row.optional || !tensor.ok() || !tensor->values) continue;
+      // Of a layer's experts, all gates and ups come first.
+      const int stage = row.kind < TensorKind::kExpertDown ? 0 : 1;
+      const int layer = row.layer >= 0                       ? row.layer
+                        : row.kind == TensorKind::kEmbedding ? -1
+                                                             : kLast;
+      spans.push_back({{layer, stage}, bytes_of(tensor->values)});
+    }
+    std::stable_sort(spans.begin(), spans.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::vector<std::span<const std::byte>> in_order;
+    for (const auto& [key, span] : spans) in_order.push_back(span);
+    if (!in_order.empty()) readahead_.emplace(std::move(in_order), kReadaheadBytes);
+  }
+
+  // What of a tensor is worth reading ahead. Scales lie beside their values.
+  static std::span<const std::byte> bytes_of(const TensorView& values) {
+    if (!values) return {};
+    return {static_cast<const std::byte*>(values.raw()),
+            static_cast<size_t>(values.num_elements() * dtype_bytes(values.dtype()))};
+  }
+
   struct Stack {
     std::vector<StoredMatrix> parts;
     std::vector<StoredTensor> owners;
@@ -138,6 +175,7 @@ class Loader {
   Backend& backend_;
   const std::function<void(int64_t)>& on_progress_;
   int64_t pending_bytes_ = 0;
+  std::optional<Readahead> readahead_;
   std::map<std::tuple<TensorKind, int, int>, TensorRow> rows_;
 };
 

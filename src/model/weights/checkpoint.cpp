@@ -18,6 +18,7 @@ namespace deepflight {
 class Checkpoint::Source {
  public:
   virtual ~Source() = default;
+  virtual bool is_mapped() const = 0;
   virtual bool contains(std::string_view name) const = 0;
   // One tensor as stored, without looking for its scales.
   virtual Result<StoredTensor> load(std::string_view name) const = 0;
@@ -42,6 +43,7 @@ class FileSource : public Checkpoint::Source {
  public:
   static Result<std::shared_ptr<const FileSource>> open(const std::filesystem::path& model_dir);
 
+  bool is_mapped() const override { return true; }
   bool contains(std::string_view name) const override { return tensors_.contains(name); }
 
   Result<StoredTensor> load(std::string_view name) const override {
@@ -184,6 +186,7 @@ class DummySource : public Checkpoint::Source {
     std::sort(names.begin(), names.end());
   }
 
+  bool is_mapped() const override { return false; }
   bool contains(std::string_view name) const override { return index_.contains(std::string(name)); }
 
   Result<StoredTensor> load(std::string_view name) const override {
@@ -266,6 +269,8 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& model_dir) {
 Checkpoint Checkpoint::dummy(std::vector<DummyTensor> tensors, uint64_t seed) {
   return Checkpoint(std::make_shared<const DummySource>(std::move(tensors), seed));
 }
+
+bool Checkpoint::is_mapped() const { return source_->is_mapped(); }
 
 bool Checkpoint::contains(std::string_view name) const { return source_->contains(name); }
 

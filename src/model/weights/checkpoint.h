@@ -46,6 +46,9 @@ class Checkpoint {
   // Values depend on the tensor's name and the seed alone.
   static Checkpoint dummy(std::vector<DummyTensor> tensors, uint64_t seed);
 
+  // Whether tensors are views of mapped files, which stay mapped as long as this object (or a
+  // copy).
+  bool is_mapped() const;
   bool contains(std::string_view name) const;
   // The tensor and, if "<name>_scale_inv" is there, its scales (shape checked against the values).
   Result<StoredTensor> tensor(std::string_view name) const;

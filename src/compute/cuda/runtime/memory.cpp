@@ -1,8 +1,6 @@
 // Allocation.
 #include "compute/cuda/runtime/memory.h"
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 
 #include "base/check.h"
@@ -14,6 +12,17 @@ Buffer allocate_device(int64_t size_bytes) {
   void* data = nullptr;
   CUDA_CHECK(cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(size_bytes, 1))));
   return Buffer(data, size_bytes, [](void* memory, void*) { cudaFree(memory); });
+}
+
+Buffer allocate_on_stream(int64_t size_bytes, cudaStream_t stream) {
+  void* data = nullptr;
+  CUDA_CHECK(cudaMallocAsync(&data, static_cast<size_t>(std::max<int64_t>(size_bytes, 1)), stream));
+  return Buffer(
+      data, size_bytes,
+      [](void* memory, void* context) {
+        cudaFreeAsync(memory, static_cast<cudaStream_t>(context));
+      },
+      stream);
 }
 
 Buffer allocate_pinned(int64_t size_bytes) {

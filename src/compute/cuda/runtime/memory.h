@@ -1,6 +1,8 @@
 // Device and pinned memory, and the scratch of ops.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 #include "tensor/buffer.h"
@@ -9,6 +11,9 @@ namespace deepflight {
 
 // cudaMalloc; throws DeviceError when there is no such piece.
 Buffer allocate_device(int64_t size_bytes);
+// The same in the order of a stream: freed once the work put on the stream until then is done. The
+// stream must live longer.
+Buffer allocate_on_stream(int64_t size_bytes, cudaStream_t stream);
 // Page-locked host memory.
 Buffer allocate_pinned(int64_t size_bytes);
 // Free bytes of the current device, all processes counted.

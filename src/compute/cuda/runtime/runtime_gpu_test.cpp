@@ -59,6 +59,40 @@ TEST(Uploader, CopiesAllBytes) {
   }
 }
 
+// Many pieces in blocks that they do not fit evenly: all arrive, and small ones share blocks.
+TEST(Uploader, PiecesOfAllSizesInSmallBlocks) {
+  Uploader uploader(2, 4096, 2);
+  std::mt19937_64 engine(5);
+  std::vector<uint8_t> expected;
+  const int64_t total = 300'000;
+  testing::DeviceArray<uint8_t> target(total);
+  while (static_cast<int64_t>(expected.size()) < total) {
+    const auto left = total - static_cast<int64_t>(expected.size());
+    const auto size = std::min<int64_t>(left, static_cast<int64_t>(engine() % 9000));
+    std::vector<uint8_t> piece(size);
+    for (auto& byte : piece) byte = static_cast<uint8_t>(engine());
+    uploader.copy(target.data() + expected.size(), piece.data(), size);
+    expected.insert(expected.end(), piece.begin(), piece.end());
+  }
+  uploader.finish();
+  EXPECT_TRUE(target.host() == expected);
+}
+
+TEST(Uploader, ProducersSeeEveryByteOnce) {
+  Uploader uploader(4);
+  const int64_t count = (int64_t{40} << 20) / 4 + 5;
+  testing::DeviceArray<uint32_t> target(count);
+  uploader.copy(target.data(), count * 4, [](int64_t begin, int64_t size, char* to) {
+    EXPECT_EQ(begin % 256, 0);
+    for (int64_t i = 0; i < size / 4; ++i) {
+      reinterpret_cast<uint32_t*>(to)[i] = static_cast<uint32_t>(begin / 4 + i);
+    }
+  });
+  uploader.finish();
+  const auto got = target.host();
+  for (int64_t i = 0; i < count; ++i) ASSERT_EQ(got[i], i);
+}
+
 TEST(Timeline, TellsWhatRanAndInWhichOp) {
   Stream stream;
   testing::DeviceArray<uint8_t> memory(int64_t{64} << 20);
