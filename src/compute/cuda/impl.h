@@ -77,7 +77,7 @@ struct CudaBackend::Impl {
   Event forked;
   Event joined;
   EventPool events;
-  ScratchArena mla_metadata;           // made by the first absorbed call of a step, for all layers
+  ScratchArena mla_metadata;  // made by the first absorbed call of a step, for all layers
   bool mla_metadata_ready = false;
   ScratchArena absorbed_query;         // of the layer at work
   const void* rope_copy_of = nullptr;  // the q_pe whose columns absorbed_query has already

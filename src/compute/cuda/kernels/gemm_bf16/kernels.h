@@ -11,4 +11,7 @@ namespace deepflight::gemm_bf16 {
 void launch_generic(const Bf16GemmProblem& problem, cudaStream_t stream);
 void launch_generic_grouped(const Bf16GroupedProblem& problem, cudaStream_t stream);
 
+// n even, k a multiple of 8, x, w and the rows of both aligned to 16 bytes, those of out to 4.
+cudaError_t launch_grouped_mma(const Bf16GroupedProblem& problem, cudaStream_t stream);
+
 }  // namespace deepflight::gemm_bf16

@@ -129,8 +129,15 @@ struct Bf16Gemm::Impl {
 void launch_grouped_bf16(const Bf16GroupedProblem& p, cudaStream_t stream) {
   CHECK(p.m >= 0 && p.n > 0 && p.k > 0 && p.num_groups > 0, p.m, p.n, p.k, p.num_groups);
   if (p.m == 0) return;
-  gemm_bf16::launch_generic_grouped(p, stream);
-  CUDA_CHECK(cudaGetLastError());
+  const bool fits = p.n % 2 == 0 && p.k % 8 == 0 && p.x_stride % 8 == 0 && p.out_stride % 2 == 0 &&
+                    alignment(p.x) == 16 && alignment(p.w) == 16 && alignment(p.out) >= 4 &&
+                    p.n < (1 << 30) && p.k < (1 << 30) && p.m < (1 << 30);
+  if (fits) {
+    CUDA_CHECK(gemm_bf16::launch_grouped_mma(p, stream));
+  } else {
+    gemm_bf16::launch_generic_grouped(p, stream);
+    CUDA_CHECK(cudaGetLastError());
+  }
 }
 
 Bf16Gemm::Bf16Gemm() : impl_(std::make_unique<Impl>()) {}
