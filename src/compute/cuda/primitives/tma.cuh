@@ -1,12 +1,36 @@
 // Copies of boxes between global and shared memory by the tensor copy engine. The tensor map is a
-// __grid_constant__ parameter of the kernel; coordinates are in elements, innermost first.
+// __grid_constant__ parameter of the kernel; coordinates are in elements, innermost first. What a
+// box has beyond the tensor's end reads as zeros, and counts on the barrier all the same.
 #pragma once
 
+#ifdef __CUDACC_RTC__
+// As cuda.h has it: NVRTC compiles without CUDA's headers.
+struct alignas(64) CUtensorMap {
+  unsigned long long opaque[16];
+};
+#else
 #include <cuda.h>
+#endif
 
 #include <cstdint>
 
 namespace deepflight::device {
+
+// How long L2 should keep what a copy brings.
+__device__ inline uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline uint64_t evict_last_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ inline void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 
 // A box of `map` to shared memory; its bytes complete on the barrier.
 __device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int x,
@@ -16,6 +40,42 @@ __device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_
       "%4, %5}], [%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
+}
+__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int x,
+                                int y, int z, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(policy)
+      : "memory");
+}
+__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int x,
+                                int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4}], [%2];" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+
+// To the same place in every block of the cluster that `blocks` (a bit each) names; the bytes
+// complete on the barrier of that place in each.
+__device__ inline void load_box_multicast(uint32_t shared, const CUtensorMap* map, uint32_t barrier,
+                                          int x, int y, int z, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks)
+      : "memory");
+}
+
+// Four bytes by the loading thread itself, asynchronously (cp.async), and this thread's arrival on
+// the barrier once all such loads of it have landed.
+__device__ inline void load_word(uint32_t shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
+}
+__device__ inline void arrive_after_loads(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 }  // namespace deepflight::device

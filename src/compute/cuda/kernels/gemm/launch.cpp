@@ -1,8 +1,14 @@
 // Checks, then the kernel.
 #include "compute/cuda/kernels/gemm/launch.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "base/check.h"
+#include "base/thread_pool.h"
+#include "compute/cuda/jit/kernel.h"
 #include "compute/cuda/kernels/gemm/kernels.h"
+#include "compute/cuda/kernels/gemm/source.h"
 #include "compute/cuda/runtime/device.h"
 
 namespace deepflight {
@@ -13,8 +19,32 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
   CHECK(problem.m >= 0 && problem.n > 0 && problem.k > 0, problem.m, problem.n, problem.k);
   CHECK((problem.num_groups == 0) == (problem.offsets == nullptr), problem.num_groups);
   if (problem.m == 0) return;
+  if (gemm_fp8::fast_kernel_fits(problem)) {
+    gemm_fp8::launch_fast(
+        problem, gemm_fp8::choose(gemm_fp8::shape_of(problem), gemm_fp8::current_machine()),
+        stream);
+    return;
+  }
   gemm_fp8::launch_generic(problem, stream);
   CUDA_CHECK(cudaGetLastError());
+}
+
+void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
+  std::vector<gemm_fp8::Config> configs;
+  const gemm_fp8::Machine machine = gemm_fp8::current_machine();
+  for (const Fp8GemmUse& use : uses) {
+    for (const int64_t m : gemm_fp8::row_steps(use.max_m)) {
+      const gemm_fp8::Config config =
+          gemm_fp8::choose({m, use.n, use.k, use.num_groups, use.out_f32}, machine);
+      if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+        configs.push_back(config);
+      }
+    }
+  }
+  ThreadPool pool(num_threads);
+  pool.parallel_for(static_cast<int64_t>(configs.size()),
+                    [&](int64_t i) { jit_cubin(gemm_fp8::source_of(configs[i])); });
+  for (const gemm_fp8::Config& config : configs) gemm_fp8::prepare(config);
 }
 
 }  // namespace deepflight

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <span>
+
 #include "compute/cuda/kernels/gemm/problem.h"
 
 namespace deepflight {
@@ -10,6 +12,21 @@ namespace deepflight {
 // Depends on the shape alone.
 int64_t fp8_gemm_scratch_bytes(const Fp8GemmProblem& problem);
 
+// The kernel may be compiled here, if warm_up_fp8_gemm() has not seen its shape. A step may be
+// captured: the grid depends on m and the number of groups, not on the offsets.
 void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream);
+
+// Products that a model will ask for: a matrix, or num_groups of them, and rows up to max_m.
+struct Fp8GemmUse {
+  int64_t n = 0;
+  int64_t k = 0;
+  int num_groups = 0;
+  bool out_f32 = false;
+  int64_t max_m = 0;
+};
+
+// Compiles every kernel that the uses can need and loads it on the current device, so that nothing
+// is compiled while serving. Takes what cores there are, unless `num_threads` says otherwise.
+void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads = 0);
 
 }  // namespace deepflight

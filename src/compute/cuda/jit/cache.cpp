@@ -1,0 +1,129 @@
+#include "compute/cuda/jit/cache.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "compute/cuda/jit/compiler.h"
+
+namespace deepflight {
+namespace {
+
+constexpr uint64_t kMaxBytes = 64 << 20;
+constexpr std::string_view kMagic = "DFCUBIN1";
+
+// FNV-1a from two starting points: 128 bits against accidents, not against an enemy, who could
+// write the binary itself.
+class Hash {
+ public:
+  void add(std::string_view text) {
+    const uint64_t size = text.size();
+    add_bytes(reinterpret_cast<const char*>(&size), sizeof size);
+    add_bytes(text.data(), text.size());
+  }
+  std::string hex() const { return fmt::format("{:016x}{:016x}", a_, b_); }
+
+ private:
+  void add_bytes(const char* bytes, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      const auto byte = static_cast<unsigned char>(bytes[i]);
+      a_ = (a_ ^ byte) * 0x100000001b3u;
+      b_ = ((b_ << 5 | b_ >> 59) ^ byte) * 0x9e3779b97f4a7c15u;
+    }
+  }
+
+  uint64_t a_ = 0xcbf29ce484222325u;
+  uint64_t b_ = 0x84222325cbf29ce4u;
+};
+
+std::string hash_of(std::string_view text) {
+  Hash hash;
+  hash.add(text);
+  return hash.hex();
+}
+
+// Magic, hash of the binary, binary.
+std::optional<std::string> read_entry(const std::filesystem::path& path) {
+  auto file = read_file(path, kMaxBytes);
+  if (!file.ok()) return std::nullopt;
+  const std::string& text = file.value();
+  constexpr size_t kHashSize = 32;
+  if (text.size() <= kMagic.size() + kHashSize || !text.starts_with(kMagic)) return std::nullopt;
+  std::string cubin = text.substr(kMagic.size() + kHashSize);
+  if (hash_of(cubin) != text.substr(kMagic.size(), kHashSize)) return std::nullopt;
+  return cubin;
+}
+
+}  // namespace
+
+JitCache JitCache::of_environment() {
+  const auto variable = [](const char* name) -> std::filesystem::path {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  if (const auto own = variable("DEEPFLIGHT_CACHE_DIR"); !own.empty()) return JitCache(own);
+  if (const auto xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return JitCache(xdg / "deepflight");
+  if (const auto home = variable("HOME"); !home.empty()) {
+    return JitCache(home / ".cache" / "deepflight");
+  }
+  return JitCache("");
+}
+
+std::string JitCache::key(const JitSource& source) {
+  Hash hash;
+  hash.add(source.text);
+  for (const JitHeader& header : source.headers) {
+    hash.add(header.path);
+    hash.add(header.text);
+  }
+  for (const std::string& option : jit_options()) hash.add(option);
+  return source.name + "-" + hash.hex();
+}
+
+std::optional<std::string> JitCache::load(const std::string& key,
+                                          const std::string& version) const {
+  if (folder_.empty()) return std::nullopt;
+  if (!version.empty()) return read_entry(folder_ / (key + "-" + version + ".cubin"));
+  std::error_code error;
+  std::optional<std::string> best;
+  std::string best_name;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(key + "-") || !name.ends_with(".cubin") || name < best_name) continue;
+    if (auto cubin = read_entry(entry.path())) {
+      best = std::move(cubin);
+      best_name = name;
+    }
+  }
+  return best;
+}
+
+void JitCache::store(const std::string& key, const std::string& version,
+                     const std::string& cubin) const {
+  if (folder_.empty()) return;
+  static std::atomic<int> counter{0};
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  const auto temporary = folder_ / fmt::format("{}.{}.{}.tmp", key, getpid(), counter++);
+  {
+    std::ofstream file(temporary, std::ios::binary);
+    file << kMagic << hash_of(cubin) << cubin;
+    file.close();
+    if (!file) {
+      spdlog::warn("kernel cache {}: cannot write", folder_.string());
+      std::filesystem::remove(temporary, error);
+      return;
+    }
+  }
+  std::filesystem::rename(temporary, folder_ / (key + "-" + version + ".cubin"), error);
+  if (error) std::filesystem::remove(temporary, error);
+}
+
+}  // namespace deepflight

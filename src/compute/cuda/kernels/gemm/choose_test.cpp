@@ -1,0 +1,68 @@
+// The choice of kernels at the shapes of R1 and at odd ones, on numbers alone.
+#include "compute/cuda/kernels/gemm/choose.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace deepflight::gemm_fp8 {
+namespace {
+
+struct Product {
+  int64_t n, k;
+  int num_groups;
+};
+
+const Product kProducts[] = {
+    {2112, 7168, 0},   {24576, 1536, 0}, {32768, 512, 0},   {7168, 16384, 0}, {4096, 7168, 0},
+    {7168, 2048, 0},   {36864, 7168, 0}, {7168, 18432, 0},  {4096, 7168, 256}, {7168, 2048, 256},
+    {4096, 7168, 32},  {7168, 2048, 32}, {576, 2048, 0},    {100, 128, 0},    {24, 16, 3}};
+
+TEST(Choose, KernelsFitTheMachine) {
+  for (const Product& product : kProducts) {
+    for (const int64_t m : {1, 7, 8, 33, 64, 127, 256, 1000, 4096, 65536}) {
+      for (const int num_sms : {132, 114, 78}) {
+        const Shape shape = {m, product.n, product.k, product.num_groups, false};
+        const Config config = choose(shape, {num_sms});
+        EXPECT_LE(config.shared_bytes() * config.blocks_per_sm, kSharedLimit) << to_string(config);
+        EXPECT_EQ(config.left() % (64 * config.warpgroups), 0) << to_string(config);
+        EXPECT_EQ(config.right() % 8, 0) << to_string(config);
+        EXPECT_LE(config.right(), 256) << to_string(config);
+        EXPECT_GE(config.stages, 3) << to_string(config);
+        EXPECT_EQ(config.grouped, product.num_groups > 0);
+        const int blocks = num_blocks(config, shape, {num_sms});
+        EXPECT_GT(blocks, 0);
+        EXPECT_EQ(blocks % config.cluster(), 0) << to_string(config);
+      }
+    }
+  }
+}
+
+TEST(Choose, IsTheSameBetweenTheStepsOfRows) {
+  EXPECT_EQ(rounded_rows(1), 8);
+  EXPECT_EQ(rounded_rows(64), 64);
+  EXPECT_EQ(rounded_rows(65), 80);
+  const auto steps = row_steps(9000);
+  EXPECT_EQ(steps.back(), 9216);
+  for (int64_t m = 1; m <= 9000; ++m) {
+    ASSERT_NE(std::find(steps.begin(), steps.end(), rounded_rows(m)), steps.end()) << m;
+  }
+}
+
+TEST(Choose, FewRowsTakeTheWeightsAsTheLeftOperand) {
+  for (const Product& product : kProducts) {
+    if (product.num_groups > 0) continue;
+    EXPECT_TRUE(choose({8, product.n, product.k}, {}).swapped);
+  }
+  EXPECT_TRUE(choose({512, 4096, 7168, 256}, {}).swapped);
+  EXPECT_FALSE(choose({8192, 4096, 7168}, {}).swapped);
+  EXPECT_FALSE(choose({65536, 4096, 7168, 32}, {}).swapped);
+}
+
+TEST(Choose, FewColumnsAreSplitAlongK) {
+  EXPECT_GT(choose({64, 2112, 7168}, {}).split_k, 1);
+  EXPECT_EQ(choose({64, 36864, 7168}, {}).split_k, 1);
+}
+
+}  // namespace
+}  // namespace deepflight::gemm_fp8

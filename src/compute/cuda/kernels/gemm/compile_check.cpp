@@ -1,0 +1,83 @@
+// Compiles every kernel that choose() can return for the shapes of R1 and of small models, as the
+// serving process would, and fails on spills. Needs NVRTC and no GPU. Also leaves the binaries in
+// the kernel cache, if told to: `gemm_compile_check --fill`.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <mutex>
+#include <regex>
+#include <string_view>
+
+#include "base/thread_pool.h"
+#include "compute/cuda/jit/cache.h"
+#include "compute/cuda/jit/compiler.h"
+#include "compute/cuda/kernels/gemm/choose.h"
+#include "compute/cuda/kernels/gemm/source.h"
+
+namespace deepflight::gemm_fp8 {
+namespace {
+
+std::vector<Config> chosen_configs() {
+  std::vector<Config> configs;
+  const auto add_all = [&](int64_t n, int64_t k, int num_groups, int64_t max_m) {
+    for (const int num_sms : {132}) {
+      for (const int64_t m : row_steps(max_m)) {
+        const Config config = choose({m, n, k, num_groups, false}, {num_sms});
+        if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+          configs.push_back(config);
+        }
+      }
+    }
+  };
+  const int64_t dense[][2] = {{2112, 7168}, {24576, 1536}, {32768, 512},  {7168, 16384},
+                              {4096, 7168}, {7168, 2048},  {36864, 7168}, {7168, 18432},
+                              {576, 2048},  {24, 128}};
+  for (const auto& [n, k] : dense) add_all(n, k, 0, 16384);
+  for (const int groups : {256, 64, 32, 16}) {
+    add_all(4096, 7168, groups, 65536);
+    add_all(7168, 2048, groups, 65536);
+  }
+  return configs;
+}
+
+// "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", or another count.
+bool spills(const std::string& log) {
+  static const std::regex pattern("([0-9]+) bytes (stack frame|spill stores|spill loads)");
+  for (std::sregex_iterator i(log.begin(), log.end(), pattern), end; i != end; ++i) {
+    if ((*i)[1] != "0") return true;
+  }
+  return log.find("spill stores") == std::string::npos;
+}
+
+int check_all(bool fill) {
+  const std::vector<Config> configs = chosen_configs();
+  std::mutex mutex;
+  int failures = 0;
+  ThreadPool pool(0);
+  pool.parallel_for(static_cast<int64_t>(configs.size()), [&](int64_t i) {
+    const JitSource source = source_of(configs[i]);
+    const std::string key = JitCache::key(source);
+    const JitCache cache = JitCache::of_environment();
+    if (fill && cache.load(key, jit_compiler_version())) return;
+    const JitBinary binary = jit_compile(source);
+    const bool bad = spills(binary.log) || binary.log.find("C75") != std::string::npos;
+    if (fill) cache.store(key, jit_compiler_version(), binary.cubin);
+    std::lock_guard lock(mutex);
+    static const std::regex registers("Used ([0-9]+) registers");
+    std::smatch found;
+    const bool known = std::regex_search(binary.log, found, registers);
+    fmt::print("{:<40} {:>4} registers, {} bytes shared{}\n", to_string(configs[i]),
+               known ? found[1].str() : "?", configs[i].shared_bytes(), bad ? "  FAILED" : "");
+    if (bad) fmt::print("{}\n", binary.log);
+    failures += bad;
+  });
+  fmt::print("{} kernels, {} with spills or warnings\n", configs.size(), failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace deepflight::gemm_fp8
+
+int main(int argc, char** argv) {
+  return deepflight::gemm_fp8::check_all(argc > 1 && std::string_view(argv[1]) == "--fill");
+}

@@ -1,0 +1,51 @@
+// How one kernel of the family is built: tiles, stages, who multiplies what. The host chooses and
+// prints it, the compiler gets it as a template argument; both derive the layout of shared memory
+// from here. Compiles under NVRTC.
+#pragma once
+
+namespace deepflight::gemm_fp8 {
+
+inline constexpr int kBlockK = 128;             // of k, with one scale: the tensor cores' longest sum
+inline constexpr int kMaxGroups = 512;          // whose tile counts fit in shared memory
+inline constexpr int kBandRows = 2048;          // of x, that tiles running together share in L2
+inline constexpr int kSharedLimit = 227 * 1024;
+inline constexpr int kProducerThreads = 128;
+
+struct Config {
+  bool swapped = false;  // the weights are the tensor cores' operand of 64 rows, and x the other
+  bool grouped = false;
+  bool out_f32 = false;
+  int rows = 128;     // of x, in a tile
+  int columns = 128;  // of out, in a tile
+  int warpgroups = 2;     // that multiply
+  int stages = 4;         // of 128 of k, on their way to shared memory
+  int multicast = 1;      // blocks of a cluster that share the rows of x, with columns of their own
+  int split_k = 1;        // blocks of a cluster that share a tile, each with a part of k
+  int blocks_per_sm = 1;
+
+  friend constexpr bool operator==(const Config&, const Config&) = default;
+
+  constexpr int left() const { return swapped ? columns : rows; }   // operand of 64 rows a warpgroup
+  constexpr int right() const { return swapped ? rows : columns; }  // operand of 8 to 256
+  constexpr int repeats() const { return left() / (64 * warpgroups); }
+  constexpr int cluster() const { return multicast * split_k; }
+  constexpr int threads() const { return warpgroups * 128 + kProducerThreads; }
+  // Tiles of x's scale blocks that a tile of columns can touch.
+  constexpr int column_scales() const { return 128 % columns == 0 ? 1 : 2; }
+
+  constexpr int x_bytes() const { return rows * kBlockK; }
+  constexpr int w_bytes() const { return columns * kBlockK; }
+  constexpr int x_scale_bytes() const { return (rows * 4 + 127) / 128 * 128; }
+  constexpr int w_scale_bytes() const { return 8; }
+  constexpr int stage_bytes() const {
+    return x_bytes() + w_bytes() + x_scale_bytes() + w_scale_bytes() + 16;  // and two barriers
+  }
+  // Sums of a split tile, which take the stages' place; rows padded against bank conflicts.
+  constexpr int partial_stride() const { return columns + 4; }
+  constexpr int partial_bytes() const { return split_k > 1 ? rows * partial_stride() * 4 : 0; }
+  constexpr int shared_bytes() const {
+    return 1024 + stages * stage_bytes() + (grouped ? (kMaxGroups + 1) * 4 : 0);
+  }
+};
+
+}  // namespace deepflight::gemm_fp8

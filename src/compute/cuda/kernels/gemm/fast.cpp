@@ -1,0 +1,145 @@
+// The fast kernels from the host: compile once, describe the operands to the copy engine, launch.
+#include <cuda.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "compute/cuda/jit/kernel.h"
+#include "compute/cuda/kernels/gemm/kernels.h"
+#include "compute/cuda/kernels/gemm/params.h"
+#include "compute/cuda/kernels/gemm/source.h"
+#include "compute/cuda/runtime/device.h"
+
+namespace deepflight::gemm_fp8 {
+namespace {
+
+decltype(&cuTensorMapEncodeTiled) encode_function() {
+  static const auto function = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
+                                                cudaEnableDefault, &result));
+    if (result != cudaDriverEntryPointSuccess) {
+      throw DeviceError("the driver has no cuTensorMapEncodeTiled");
+    }
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  }();
+  return function;
+}
+
+void encode(CUtensorMap& map, CUtensorMapDataType type, int rank, const void* base,
+            const cuuint64_t* dims, const cuuint64_t* strides, const cuuint32_t* box,
+            CUtensorMapSwizzle swizzle) {
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const CUresult result =
+      encode_function()(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(base), dims,
+                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CHECK(result == CUDA_SUCCESS, static_cast<int>(result), rank, dims[0], dims[1], box[0], box[1]);
+}
+
+// e4m3 [count][rows, k] by boxes of `box_rows` x 128, swizzled.
+void encode_values(CUtensorMap& map, const uint8_t* base, int64_t k, int64_t rows, int64_t count,
+                   int64_t row_stride, int box_rows) {
+  const cuuint64_t dims[3] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows),
+                              static_cast<cuuint64_t>(count)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(row_stride),
+                                 static_cast<cuuint64_t>(row_stride * rows)};
+  const cuuint32_t box[3] = {kBlockK, static_cast<cuuint32_t>(box_rows), 1};
+  encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, base, dims, strides, box,
+         CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+void encode_scales(CUtensorMap& map, const float* base, int64_t rows, int64_t blocks,
+                   int64_t stride, int box_rows) {
+  const cuuint64_t dims[2] = {static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(blocks)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * 4)};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_rows), 1};
+  encode(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, base, dims, strides, box,
+         CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
+bool aligned(const void* pointer, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+int32_t out_alignment(const Fp8GemmProblem& p) {
+  const int64_t bytes = p.out_f32 ? 4 : 2;
+  int32_t alignment = 16;
+  while (!aligned(p.out, alignment) || p.out_stride * bytes % alignment != 0 ||
+         p.n * bytes % alignment != 0) {
+    alignment /= 2;
+  }
+  return alignment;
+}
+
+Params params_of(const Fp8GemmProblem& p, const Config& config) {
+  Params params;
+  const int64_t k_blocks = (p.k + kBlockK - 1) / kBlockK;
+  const int64_t groups = std::max(p.num_groups, 1);
+  encode_values(params.x, p.x.values, p.k, p.m, 1, p.x.value_stride,
+                config.rows / config.multicast);
+  encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.columns);
+  encode_scales(params.x_scales, p.x.scales, p.m, k_blocks, p.x.scale_stride, config.rows);
+  params.w_scales = p.w_scales;
+  params.out = p.out;
+  params.out_stride = p.out_stride;
+  params.offsets = p.offsets;
+  params.m = static_cast<int32_t>(p.m);
+  params.n = static_cast<int32_t>(p.n);
+  params.k_blocks = static_cast<int32_t>(k_blocks);
+  params.n_blocks = static_cast<int32_t>((p.n + 127) / 128);
+  params.num_groups = static_cast<int32_t>(groups);
+  params.out_alignment = out_alignment(p);
+  return params;
+}
+
+cudaKernel_t kernel_of(const Config& config) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, std::string>, cudaKernel_t> kernels;  // by device and name
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  const std::pair key(device, to_string(config));
+  {
+    std::lock_guard lock(mutex);
+    const auto found = kernels.find(key);
+    if (found != kernels.end()) return found->second;
+  }
+  const cudaKernel_t kernel = jit_kernel(source_of(config));
+  allow_shared_memory(kernel, config.shared_bytes());
+  std::lock_guard lock(mutex);
+  return kernels[key] = kernel;
+}
+
+}  // namespace
+
+Shape shape_of(const Fp8GemmProblem& p) { return {p.m, p.n, p.k, p.num_groups, p.out_f32}; }
+
+Machine current_machine() { return {DeviceInfo::current().num_sms}; }
+
+bool fast_kernel_fits(const Fp8GemmProblem& p) {
+  constexpr int64_t kMaxDim = int64_t{1} << 30;
+  return DeviceInfo::current().compute_major == 9 && p.k % 16 == 0 && aligned(p.x.values, 16) &&
+         p.x.value_stride % 16 == 0 && aligned(p.x.scales, 16) && p.x.scale_stride % 4 == 0 &&
+         aligned(p.w, 16) && p.num_groups <= kMaxGroups && p.m < kMaxDim && p.n < kMaxDim &&
+         p.k < kMaxDim && (p.m / 8 + p.num_groups + 1) * (p.n / 32 + 1) < kMaxDim;
+}
+
+void prepare(const Config& config) { kernel_of(config); }
+
+void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream) {
+  Params params = params_of(problem, config);
+  JitLaunch launch;
+  launch.blocks = num_blocks(config, shape_of(problem), current_machine());
+  launch.threads = config.threads();
+  launch.shared_bytes = config.shared_bytes();
+  launch.cluster = config.cluster();
+  launch.stream = stream;
+  launch_jit(kernel_of(config), launch, &params);
+}
+
+}  // namespace deepflight::gemm_fp8

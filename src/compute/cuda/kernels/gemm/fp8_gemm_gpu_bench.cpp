@@ -1,0 +1,154 @@
+// The FP8 products at R1's shapes: checked against the generic kernel first, weights rotated past
+// the L2. With GEMM_SWEEP=1 every configuration is timed, and the best printed beside the chosen one.
+#include <fmt/format.h>
+
+#include <cstdlib>
+
+#include "base/thread_pool.h"
+#include "compute/cuda/jit/kernel.h"
+#include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
+#include "compute/cuda/kernels/gemm/launch.h"
+#include "compute/cuda/kernels/gemm/source.h"
+
+namespace deepflight::gemm_fp8 {
+namespace {
+
+constexpr double kWantedBytes = 220e6;  // of weights in rotation
+constexpr double kDramBytesPerUs = 4.3e6, kFlopsPerUs = 1.4e9;
+
+bool sweeping() { return std::getenv("GEMM_SWEEP") != nullptr; }
+
+struct Case {
+  int64_t m, n, k;
+  std::vector<int32_t> rows;  // of each group
+  double peer_us;             // DeepGEMM's on an H200, 0: not measured
+};
+
+double time_us(const Operands& o, const DeviceArray<uint16_t>& out, int64_t copies,
+               const Config& config) {
+  const double flops = 2.0 * o.m * o.n * o.k;
+  const int launches = flops > 1e11 ? 4 : 20;
+  return testing::median_us(launches, 7, [&](int i, cudaStream_t stream) {
+    launch_fast(o.problem(out.data(), o.n, false, i % copies), config, stream);
+  });
+}
+
+void check(const Operands& o, const DeviceArray<uint16_t>& out, const Config& config) {
+  if (2.0 * o.m * o.n * o.k > 5e10) return;  // the tests do larger ones
+  DeviceArray<float> want(o.m * o.n);
+  CUDA_CHECK(cudaMemset(want.data(), 0, want.size_bytes()));
+  CUDA_CHECK(cudaMemset(out.data(), 0, out.size_bytes()));
+  launch_generic(o.problem(want.data(), o.n, true), nullptr);
+  launch_fast(o.problem(out.data(), o.n), config, nullptr);
+  const auto floats = want.host();
+  ASSERT_LT(testing::relative_error(testing::from_bf16(out.host()),
+                                    std::vector<double>(floats.begin(), floats.end())),
+            3e-3)
+      << to_string(config);
+}
+
+void run(const Case& c) {
+  const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
+  const double weights = static_cast<double>(groups * c.n * c.k);
+  const int64_t copies = std::max<int64_t>(1, static_cast<int64_t>(kWantedBytes / weights) + 1);
+  const Operands o(c.m, c.n, c.k, c.rows, copies);
+  const DeviceArray<uint16_t> out(c.m * c.n);
+  const Shape shape = shape_of(o.problem(out.data(), c.n));
+  const Machine machine = current_machine();
+  const Config chosen = choose(shape, machine);
+  check(o, out, chosen);
+  const double us = time_us(o, out, copies, chosen);
+  int64_t used = groups;
+  if (!c.rows.empty()) used = groups - std::count(c.rows.begin(), c.rows.end(), 0);
+  const double bytes = static_cast<double>(used * c.n * c.k + c.m * (c.k + 2 * c.n));
+  const double flops = 2.0 * c.m * c.n * c.k;
+  const double floor = std::max(bytes / kDramBytesPerUs, flops / kFlopsPerUs);
+  fmt::print("{:>4} {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF {:>5.0f} GB/s floor {:>4.0f}% "
+             "peer/ours {:>5.2f} est {:>7.1f} {}",
+             c.rows.size(), c.m, c.n, c.k, us, flops / us * 1e-6, bytes / us * 1e-3,
+             floor / us * 100, c.peer_us / us, estimated_us(chosen, shape, machine),
+             to_string(chosen));
+  if (sweeping()) {
+    std::vector<Config> configs;
+    const double limit = 2.5 * estimated_us(chosen, shape, machine);
+    for (const Config& config : candidates(shape)) {
+      if (estimated_us(config, shape, machine) < limit) configs.push_back(config);
+    }
+    ThreadPool pool(0);
+    pool.parallel_for(static_cast<int64_t>(configs.size()),
+                      [&](int64_t i) { jit_cubin(source_of(configs[i])); });
+    std::vector<std::pair<double, std::string>> times;
+    for (const Config& config : configs) {
+      times.emplace_back(time_us(o, out, copies, config), to_string(config));
+    }
+    std::sort(times.begin(), times.end());
+    fmt::print(" |");
+    for (size_t i = 0; i < std::min<size_t>(4, times.size()); ++i) {
+      fmt::print(" {:.2f} {}", times[i].first, times[i].second);
+    }
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+struct Dense {
+  int64_t n, k;
+  double peer_us[7];
+};
+
+constexpr int64_t kRows[7] = {1, 8, 32, 64, 128, 1024, 4096};
+constexpr Dense kDense[] = {
+    {2112, 7168, {15.1, 11.8, 12.6, 12.1, 12.9, 34.0, 95.3}},
+    {24576, 1536, {15.4, 15.3, 16.3, 15.7, 16.4, 63.7, 237.4}},
+    {32768, 512, {9.6, 9.8, 10.0, 10.2, 11.4, 38.4, 132.4}},
+    {7168, 16384, {39.0, 37.3, 37.0, 38.5, 46.3, 198.5, 737.2}},
+    {4096, 7168, {18.3, 13.8, 14.3, 13.3, 14.7, 46.9, 169.9}},
+    {7168, 2048, {8.8, 8.7, 8.8, 8.6, 10.6, 32.5, 94.6}},
+    {36864, 7168, {68.2, 69.2, 70.8, 71.2, 78.6, 384.3, 1728.3}},
+};
+
+TEST(Fp8GemmBench, Dense) {
+  fmt::print("{}\n", DeviceInfo::current().name);
+  for (const Dense& shape : kDense) {
+    for (int i = 0; i < 7; ++i) run({kRows[i], shape.n, shape.k, {}, shape.peer_us[i]});
+    run({256, shape.n, shape.k, {}, 0});
+  }
+}
+
+// Sizes spread by 30% to both sides, as in the peer's measurement.
+std::vector<int32_t> spread_rows(int groups, int mean, uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  std::uniform_int_distribution<int32_t> rows(mean * 7 / 10, mean * 13 / 10);
+  std::vector<int32_t> sizes(groups);
+  for (int32_t& size : sizes) size = rows(engine);
+  return sizes;
+}
+
+// Every row chooses its group at random.
+std::vector<int32_t> random_rows(int groups, int total, uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  std::uniform_int_distribution<int> group(0, groups - 1);
+  std::vector<int32_t> sizes(groups, 0);
+  for (int i = 0; i < total; ++i) ++sizes[group(engine)];
+  return sizes;
+}
+
+TEST(Fp8GemmBench, Grouped) {
+  fmt::print("{}\n", DeviceInfo::current().name);
+  const auto both = [](const std::vector<int32_t>& rows, double gate_up_us, double down_us) {
+    const int64_t m = std::accumulate(rows.begin(), rows.end(), 0);
+    run({m, 4096, 7168, rows, gate_up_us});
+    run({m, 7168, 2048, rows, down_us});
+  };
+  both(random_rows(256, 512, 1), 0, 0);
+  both(random_rows(32, 64, 1), 0, 0);
+  both(spread_rows(64, 8, 1), 480.3, 249.5);
+  both(spread_rows(64, 32, 1), 479.7, 250.7);
+  both(spread_rows(64, 64, 1), 535.8, 279.1);
+  both(spread_rows(64, 128, 1), 635.5, 329.5);
+  both(spread_rows(16, 512, 1), 489.5, 215.3);
+  both(spread_rows(32, 1024, 1), 1769.9, 939.3);
+}
+
+}  // namespace
+}  // namespace deepflight::gemm_fp8

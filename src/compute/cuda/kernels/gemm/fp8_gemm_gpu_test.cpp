@@ -1,0 +1,200 @@
+// The FP8 products against float64 on the host at small shapes, and every configuration against the
+// generic kernel at larger ones: NaN around the operands, odd rows, empty groups, tails.
+#include <fmt/format.h>
+
+#include "base/thread_pool.h"
+#include "compute/cuda/jit/kernel.h"
+#include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
+#include "compute/cuda/kernels/gemm/launch.h"
+#include "compute/cuda/kernels/gemm/source.h"
+
+namespace deepflight::gemm_fp8 {
+namespace {
+
+constexpr int64_t kGuardRows = 3;
+
+// Out with untouched columns and rows around it.
+struct Out {
+  Out(int64_t m, int64_t n, int64_t stride, bool f32)
+      : m(m), n(n), stride(stride), f32(f32), data((m + kGuardRows) * stride * (f32 ? 4 : 2)) {}
+
+  // What was written, row by row, as floats; fails if anything else was.
+  std::vector<float> written(int64_t rows, const std::string& what) const {
+    const auto bytes = data.host();
+    std::vector<float> values;
+    int64_t touched = 0;
+    for (int64_t row = 0; row < m + kGuardRows; ++row) {
+      for (int64_t column = 0; column < stride; ++column) {
+        const int64_t at = row * stride + column;
+        uint32_t bits = 0xffffffff;
+        std::memcpy(&bits, bytes.data() + at * (f32 ? 4 : 2), f32 ? 4 : 2);
+        if (row < rows && column < n) {
+          float value;
+          if (f32) {
+            std::memcpy(&value, &bits, 4);
+          } else {
+            value = bf16_to_f32(static_cast<uint16_t>(bits));
+          }
+          values.push_back(value);
+        } else {
+          touched += bits != 0xffffffff;
+        }
+      }
+    }
+    EXPECT_EQ(touched, 0) << what << ": elements outside written";
+    return values;
+  }
+
+  int64_t m, n, stride;
+  bool f32;
+  DeviceArray<uint8_t> data;
+};
+
+std::vector<double> product_on_host(const Operands& o) {
+  const auto x = o.x.host(), w = o.w.host();
+  const auto x_scales = o.x_scales.host(), w_scales = o.w_scales.host();
+  const int64_t k_blocks = (o.k + 127) / 128, n_blocks = (o.n + 127) / 128;
+  const bool grouped = o.host_offsets.size() > 1;
+  std::vector<double> out;
+  for (int64_t g = 0; g < o.groups; ++g) {
+    const int64_t begin = grouped ? o.host_offsets[g] : 0;
+    const int64_t end = grouped ? o.host_offsets[g + 1] : o.m;
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t column = 0; column < o.n; ++column) {
+        double sum = 0;
+        for (int64_t k = 0; k < o.k; ++k) {
+          sum += double{f8e4m3_to_f32(x[row * o.value_stride + k])} *
+                 f8e4m3_to_f32(w[(g * o.n + column) * o.k + k]) *
+                 x_scales[k / 128 * o.scale_stride + row] *
+                 w_scales[(g * n_blocks + column / 128) * k_blocks + k / 128];
+        }
+        out.push_back(sum);
+      }
+    }
+  }
+  return out;
+}
+
+// The tensor cores keep 14 bits of a sum of 128: that is some 1e-4 of its largest term.
+double tolerance(bool f32) { return f32 ? 1e-3 : 3e-3; }
+
+void check_on_host(const Operands& o, int64_t stride, bool f32, const std::string& what) {
+  const auto want = product_on_host(o);
+  const int64_t rows = static_cast<int64_t>(want.size()) / o.n;
+  Out out(o.m, o.n, stride, f32);
+  launch_fp8_gemm(o.problem(out.data.data(), stride, f32), nullptr);
+  EXPECT_LT(testing::relative_error(out.written(rows, what), want), tolerance(f32)) << what;
+}
+
+TEST(Fp8Gemm, IsTheProductInFloat64) {
+  const int64_t shapes[][3] = {{1, 128, 128},  {3, 24, 128},   {8, 100, 256}, {17, 576, 144},
+                               {64, 300, 400}, {65, 257, 400}, {5, 40, 1040}, {130, 129, 272},
+                               {2, 7, 16},     {9, 33, 31}};  // the last is generic
+  for (const auto& [m, n, k] : shapes) {
+    const Operands o(m, n, k, {});
+    for (const bool f32 : {false, true}) {
+      for (const int64_t stride : {n, n + 5, (n + 15) / 8 * 8}) {
+        check_on_host(o, stride, f32, fmt::format("{} {} {} stride {} {}", m, n, k, stride, f32));
+      }
+    }
+  }
+}
+
+TEST(Fp8Gemm, GroupsAreTheirOwnProducts) {
+  const std::vector<int32_t> groupings[] = {
+      {1},       {0, 0, 5}, {0, 3, 0, 0, 9, 1, 0}, {70, 0, 1, 130}, std::vector<int32_t>(40, 2),
+      {0, 0, 0}, {8, 8, 16}};
+  for (const auto& rows : groupings) {
+    const int64_t total = std::accumulate(rows.begin(), rows.end(), 0);
+    for (const int64_t unused : {0, 21}) {  // rows of no group
+      if (total + unused == 0) continue;
+      const Operands o(total + unused, 136, 208, rows);
+      check_on_host(o, 136, false, fmt::format("{} groups {} rows", rows.size(), total));
+      check_on_host(o, 139, true, fmt::format("{} groups {} rows f32", rows.size(), total));
+    }
+  }
+}
+
+// All configurations that might be chosen for the shape, compiled beforehand by all cores.
+std::vector<Config> compiled_candidates(const Shape& shape) {
+  const auto configs = candidates(shape);
+  ThreadPool pool(0);
+  pool.parallel_for(static_cast<int64_t>(configs.size()),
+                    [&](int64_t i) { jit_cubin(source_of(configs[i])); });
+  return configs;
+}
+
+// Every configuration against the generic kernel, twice: the same bits.
+void check_configs(const Operands& o, bool f32, int64_t stride) {
+  const bool grouped = o.host_offsets.size() > 1;
+  const int64_t rows = grouped ? o.host_offsets.back() : o.m;
+  Out reference(o.m, o.n, o.n, true);
+  launch_generic(o.problem(reference.data.data(), o.n, true), nullptr);
+  const auto floats = reference.written(rows, "generic");
+  const std::vector<double> want(floats.begin(), floats.end());
+  const Fp8GemmProblem any = o.problem(nullptr, stride, f32);
+  for (const Config& config : compiled_candidates(shape_of(any))) {
+    const std::string what = fmt::format("{} m {} n {} k {} groups {} stride {}",
+                                         to_string(config), o.m, o.n, o.k, o.groups, stride);
+    Out first(o.m, o.n, stride, f32), second(o.m, o.n, stride, f32);
+    launch_fast(o.problem(first.data.data(), stride, f32), config, nullptr);
+    launch_fast(o.problem(second.data.data(), stride, f32), config, nullptr);
+    const auto got = first.written(rows, what);
+    EXPECT_LT(testing::relative_error(got, want), tolerance(f32)) << what;
+    EXPECT_EQ(std::memcmp(got.data(), second.written(rows, what).data(), got.size() * 4), 0)
+        << what << ": two runs differ";
+  }
+}
+
+TEST(Fp8Gemm, EveryConfigurationDense) {
+  const int64_t shapes[][3] = {{5, 2112, 2048}, {77, 520, 1024}, {300, 1000, 4112}, {515, 640, 128}};
+  for (const auto& [m, n, k] : shapes) {
+    const Operands o(m, n, k, {});
+    check_configs(o, false, n);
+    check_configs(o, true, n + 3);
+  }
+}
+
+TEST(Fp8Gemm, EveryConfigurationGrouped) {
+  const std::vector<int32_t> groupings[] = {
+      {0, 7, 1, 0, 0, 64, 9, 33, 0}, {300, 0, 129, 1, 0, 515}, std::vector<int32_t>(256, 3)};
+  for (const auto& rows : groupings) {
+    const Operands o(std::accumulate(rows.begin(), rows.end(), 0) + 10, 384, 640, rows);
+    check_configs(o, false, 384);
+    check_configs(o, true, 384);
+  }
+}
+
+TEST(Fp8Gemm, LargeShapesAgreeWithTheGenericKernel) {
+  const int64_t shapes[][3] = {{1, 24576, 1536},  {64, 2112, 7168},  {63, 7168, 2048},
+                               {128, 32768, 512}, {1023, 2112, 7168}, {4096, 4096, 1024}};
+  for (const auto& [m, n, k] : shapes) {
+    const Operands o(m, n, k, {});
+    DeviceArray<uint16_t> got(m * n);
+    DeviceArray<float> want(m * n);
+    launch_generic(o.problem(want.data(), n, true), nullptr);
+    launch_fp8_gemm(o.problem(got.data(), n), nullptr);
+    const auto floats = want.host();
+    EXPECT_LT(testing::relative_error(testing::from_bf16(got.host()),
+                                      std::vector<double>(floats.begin(), floats.end())),
+              tolerance(false))
+        << m << " " << n << " " << k;
+  }
+}
+
+TEST(Fp8Gemm, NoRowsIsNoWork) {
+  const Operands o(1, 128, 128, {});
+  Out out(1, 128, 128, false);
+  Fp8GemmProblem p = o.problem(out.data.data(), 128);
+  p.m = 0;
+  launch_fp8_gemm(p, nullptr);
+  EXPECT_TRUE(out.written(0, "no rows").empty());
+}
+
+TEST(Fp8Gemm, WarmUpCompilesWhatIsLaunched) {
+  const Fp8GemmUse uses[] = {{2112, 7168, 0, false, 128}, {4096, 7168, 32, false, 512}};
+  warm_up_fp8_gemm(uses);
+}
+
+}  // namespace
+}  // namespace deepflight::gemm_fp8

@@ -1,0 +1,326 @@
+// FP8 block-scaled product on Hopper. A warp copies, with the tensor copy engine, blocks of 128 of k
+// through a ring in shared memory; one or two warpgroups multiply. Every block of k is summed by the
+// tensor cores from zero and added to float sums under its scales. Blocks are persistent: the ring
+// runs on from tile to tile. config.h says what varies.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/config.h"
+#include "compute/cuda/kernels/gemm/params.h"
+#include "compute/cuda/kernels/gemm/schedule.cuh"
+#include "compute/cuda/kernels/gemm/store.cuh"
+#include "compute/cuda/primitives/cluster.cuh"
+#include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
+#include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/wgmma_fp8.cuh"
+
+namespace deepflight::gemm_fp8 {
+
+// Addresses in shared memory, stage by stage.
+template <Config kConfig>
+struct Shared {
+  static constexpr int kX = 0;
+  static constexpr int kW = kX + kConfig.stages * kConfig.x_bytes();
+  static constexpr int kXScales = kW + kConfig.stages * kConfig.w_bytes();
+  static constexpr int kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes();
+  static constexpr int kFull = kWScales + kConfig.stages * kConfig.w_scale_bytes();
+  static constexpr int kEmpty = kFull + kConfig.stages * 8;
+  static constexpr int kBefore = kEmpty + kConfig.stages * 8;
+
+  uint32_t base;
+  __device__ uint32_t x(int stage) const { return base + kX + stage * kConfig.x_bytes(); }
+  __device__ uint32_t w(int stage) const { return base + kW + stage * kConfig.w_bytes(); }
+  __device__ uint32_t x_scales(int stage) const {
+    return base + kXScales + stage * kConfig.x_scale_bytes();
+  }
+  __device__ uint32_t w_scales(int stage) const {
+    return base + kWScales + stage * kConfig.w_scale_bytes();
+  }
+  __device__ uint32_t full(int stage) const { return base + kFull + stage * 8; }
+  __device__ uint32_t empty(int stage) const { return base + kEmpty + stage * 8; }
+};
+
+// A place in the ring.
+template <Config kConfig>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage == kConfig.stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+__device__ inline float load_shared(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+__device__ inline float2 load_shared_pair(uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(value.x), "=f"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+// A warp. Lane 0 starts the copies, lane 1 brings the scales of the weights.
+template <Config kConfig>
+__device__ __forceinline__ void produce(const Params& p, const Shared<kConfig>& shared, const int32_t* before) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr uint32_t kBytes = kConfig.x_bytes() + kConfig.w_bytes() + kConfig.rows * 4;
+  constexpr int kShareRows = kConfig.rows / kConfig.multicast;
+  Schedule<kConfig> schedule(p, before);
+  Ring<kConfig> ring;
+  const int share = kConfig.multicast > 1 ? schedule.rank() : 0;
+  Tile tile;
+  while (schedule.next(tile)) {
+    const int n_block = tile.first_column / 128;
+    const float* w_scales =
+        p.w_scales + (static_cast<int64_t>(tile.group) * p.n_blocks + n_block) * p.k_blocks;
+    const int next_scale = n_block + 1 < p.n_blocks ? p.k_blocks : 0;
+    for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
+      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+      const uint32_t full = shared.full(ring.stage);
+      if (lane == 0) {
+        barrier_arrive_expect(full, kBytes);
+        load_box(shared.w(ring.stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
+        if constexpr (kConfig.multicast > 1) {
+          load_box_multicast(shared.x(ring.stage) + share * kShareRows * kBlockK, &p.x, full,
+                             k * kBlockK, tile.first_row + share * kShareRows, 0,
+                             (1 << kConfig.multicast) - 1);
+        } else {
+          load_box(shared.x(ring.stage), &p.x, full, k * kBlockK, tile.first_row, 0);
+        }
+        load_box(shared.x_scales(ring.stage), &p.x_scales, full, tile.first_row, k);
+      } else if (lane == 1) {
+        // Columns past n have no scale of their own; what stands there meets zeros.
+        load_word(shared.w_scales(ring.stage), w_scales + k);
+        if constexpr (kConfig.column_scales() == 2) {
+          load_word(shared.w_scales(ring.stage) + 4, w_scales + k + next_scale);
+        }
+        arrive_after_loads(full);
+      }
+      __syncwarp();
+    }
+  }
+}
+
+// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand.
+template <Config kConfig>
+struct Scales {
+  static constexpr int kRight = kConfig.right();
+  // Scales of x along the right operand are many: past this they are read when they are used.
+  static constexpr bool kLate = kConfig.swapped && kRight > 64;
+  static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : 2 * kConfig.repeats();
+
+  float x[kCount];
+  float w[2];
+  uint32_t address;
+  int first_of_second;  // group of 8 columns from which the second scale of w holds
+
+  __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left, int first_column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    w[0] = load_shared(w_scales);
+    if constexpr (kConfig.swapped) {
+      address = x_scales + lane % 4 * 8;
+      if constexpr (!kLate) {
+#pragma unroll
+        for (int i = 0; i < kRight / 8; ++i) {
+          const float2 pair = load_shared_pair(address + i * 32);
+          x[2 * i] = pair.x * w[0];
+          x[2 * i + 1] = pair.y * w[0];
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2 * kConfig.repeats(); ++i) {
+        x[i] = load_shared(x_scales + (left + i / 2 * 64 + i % 2 * 8 + lane / 4) * 4);
+        if constexpr (kConfig.column_scales() == 1) x[i] *= w[0];
+      }
+      if constexpr (kConfig.column_scales() == 2) {
+        w[1] = load_shared(w_scales + 4);
+        first_of_second = (128 - first_column % 128) / 8;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add(float (&sums)[kRight / 2], const float (&product)[kRight / 2],
+                      int repeat) const {
+#pragma unroll
+    for (int i = 0; i < kRight / 8; ++i) {
+      float a, b, c, d;  // of the four sums of a group of 8
+      if constexpr (kConfig.swapped) {
+        if constexpr (kLate) {
+          const float2 pair = load_shared_pair(address + i * 32);
+          a = c = pair.x * w[0];
+          b = d = pair.y * w[0];
+        } else {
+          a = c = x[2 * i];
+          b = d = x[2 * i + 1];
+        }
+      } else {
+        a = b = x[2 * repeat];
+        c = d = x[2 * repeat + 1];
+        if constexpr (kConfig.column_scales() == 2) {
+          const float scale = i < first_of_second ? w[0] : w[1];
+          a = b = a * scale;
+          c = d = c * scale;
+        }
+      }
+      sums[4 * i] += a * product[4 * i];
+      sums[4 * i + 1] += b * product[4 * i + 1];
+      sums[4 * i + 2] += c * product[4 * i + 2];
+      sums[4 * i + 3] += d * product[4 * i + 3];
+    }
+  }
+};
+
+template <Config kConfig>
+__device__ inline void release(const Shared<kConfig>& shared, int stage) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  __syncwarp();
+  if constexpr (kConfig.multicast > 1) {
+    if (lane < kConfig.multicast) {
+      cluster_barrier_arrive(address_in_block(shared.empty(stage), lane));
+    }
+  } else if (lane == 0) {
+    barrier_arrive(shared.empty(stage));
+  }
+}
+
+// A warpgroup: its rows of the left operand, `left` being the first of this warp's 16.
+template <Config kConfig>
+__device__ __forceinline__ void multiply_tile(const Shared<kConfig>& shared, const Tile& tile, int k_blocks,
+                                     int warpgroup, int left, Ring<kConfig>& ring,
+                                     float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
+  constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
+#pragma unroll
+  for (int r = 0; r < kRepeats; ++r) {
+#pragma unroll
+    for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
+  }
+  const uint32_t offset = warpgroup * kRepeats * 64 * kBlockK;
+  for (int k = 0; k < k_blocks; ++k, ring.advance()) {
+    barrier_wait(shared.full(ring.stage), ring.parity);
+    Scales<kConfig> scales;
+    scales.load(shared.x_scales(ring.stage), shared.w_scales(ring.stage), left, tile.first_column);
+    const uint32_t x = shared.x(ring.stage), w = shared.w(ring.stage);
+    const uint64_t left_operand = matrix_descriptor((kConfig.swapped ? w : x) + offset, 16, 1024);
+    const uint64_t right_operand = matrix_descriptor(kConfig.swapped ? x : w, 16, 1024);
+#pragma unroll
+    for (int r = 0; r < kRepeats; ++r) {
+      float product[kRight / 2];
+      pin(product);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < kBlockK / 32; ++i) {
+        WgmmaE4m3<kRight>::multiply(product, left_operand + ((r * 64 * kBlockK + i * 32) >> 4),
+                                    right_operand + (i * 32 >> 4), i > 0);
+      }
+      wgmma_commit();
+      wgmma_wait<0>();
+      pin(product);
+      if (r == kRepeats - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+      scales.add(sums[r], product, r);
+    }
+    if (Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+  }
+}
+
+// The rows of the left operand from `left` on.
+template <Config kConfig>
+__device__ __forceinline__ void store_part(const Params& p, const Tile& tile, int left,
+                                           const float (&sums)[kConfig.right() / 2]) {
+  if constexpr (kConfig.swapped) {
+    store_columns<kConfig>(p, tile, tile.first_column + left, sums);
+  } else {
+    store_rows<kConfig>(p, tile, tile.first_row + left, sums);
+  }
+}
+
+template <Config kConfig>
+__device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& shared, const int32_t* before) {
+  constexpr int kRepeats = kConfig.repeats();
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int left = warpgroup * kRepeats * 64 + warp * 16;
+  Schedule<kConfig> schedule(p, before);
+  Ring<kConfig> ring;
+  Tile tile;
+  float sums[kRepeats][kConfig.right() / 2];
+  while (schedule.next(tile)) {
+    multiply_tile<kConfig>(shared, tile, schedule.k_end() - schedule.k_begin(), warpgroup, left,
+                           ring, sums);
+    if constexpr (kConfig.split_k > 1) {
+      // The stages have been read by all; a split kernel has no second tile to fill them.
+      named_sync<kConfig.warpgroups * 128>(1);
+#pragma unroll
+      for (int r = 0; r < kRepeats; ++r) {
+        put_partial<kConfig>(shared.base, left + r * 64, sums[r]);
+      }
+      cluster_sync();
+      store_split<kConfig>(p, tile, schedule.rank(), shared.base);
+      return;
+    } else {
+      store_part<kConfig>(p, tile, left, sums[0]);
+      if constexpr (kRepeats == 2) store_part<kConfig>(p, tile, left + 64, sums[1]);
+    }
+  }
+  if constexpr (kConfig.split_k > 1) cluster_sync();  // as the blocks with a tile do
+}
+
+template <Config kConfig>
+__device__ inline void start_barriers(const Shared<kConfig>& shared) {
+  for (int stage = 0; stage < kConfig.stages; ++stage) {
+    barrier_init(shared.full(stage), 2);
+    barrier_init(shared.empty(stage), kConfig.multicast * kConfig.warpgroups * 4);
+  }
+  barrier_init_fence();
+}
+
+template <Config kConfig>
+__device__ __forceinline__ void run(const Params& p) {
+  extern __shared__ uint8_t memory[];
+  const uint32_t start = shared_address(memory);
+  const uint32_t aligned = (start + 1023) / 1024 * 1024;
+  const Shared<kConfig> shared = {aligned};
+  int32_t* before =
+      reinterpret_cast<int32_t*>(memory + (aligned - start) + Shared<kConfig>::kBefore);
+  if (threadIdx.x == 0) {
+    prefetch_map(&p.x);
+    prefetch_map(&p.w);
+    prefetch_map(&p.x_scales);
+    start_barriers(shared);
+  }
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  if constexpr (kConfig.grouped) {
+    if (threadIdx.x / 32 == 1) count_row_tiles<kConfig>(p, before);
+  }
+  if constexpr (kConfig.cluster() > 1) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  if (warpgroup == kConfig.warpgroups) {
+    if constexpr (kConfig.warpgroups == 2) lower_registers<kConfig.blocks_per_sm == 1 ? 40 : 24>();
+    if (threadIdx.x / 32 % 4 == 0) produce<kConfig>(p, shared, before);
+    __syncwarp();
+    if constexpr (kConfig.split_k > 1) cluster_sync();
+  } else {
+    if constexpr (kConfig.warpgroups == 2) {
+      raise_registers<kConfig.blocks_per_sm == 1 ? 232 : 112>();
+    }
+    consume<kConfig>(p, shared, before);
+  }
+  // Others of the cluster may still write here, or read.
+  if constexpr (kConfig.cluster() > 1) cluster_sync();
+}
+
+}  // namespace deepflight::gemm_fp8

@@ -1,0 +1,95 @@
+// Which tile a block works on next. Tiles are numbered group by group; in a group, by bands of rows
+// of x that stay in L2 while the weights pass; in a band, the rows of one strip of columns first.
+// Every warp walks the same sequence by itself. Only the device knows the groups' sizes.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/config.h"
+#include "compute/cuda/kernels/gemm/params.h"
+
+namespace deepflight::gemm_fp8 {
+
+struct Tile {
+  int group;
+  int first_row;
+  int end_row;  // of the group; past first_row + rows where the tile is full
+  int first_column;
+};
+
+// Tiles of rows before each group, at `before[0 .. num_groups]`. One warp.
+template <Config kConfig>
+__device__ inline void count_row_tiles(const Params& p, int32_t* before) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int total = 0;
+  for (int first = 0; first < p.num_groups; first += 32) {
+    const int group = first + lane;
+    int count = 0;
+    if (group < p.num_groups) {
+      count = (p.offsets[group + 1] - p.offsets[group] + kConfig.rows - 1) / kConfig.rows;
+    }
+    int sum = count;  // inclusive
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, distance);
+      if (lane >= distance) sum += other;
+    }
+    if (group < p.num_groups) before[group] = total + sum - count;
+    total += __shfl_sync(0xffffffffu, sum, 31);
+  }
+  if (lane == 0) before[p.num_groups] = total;
+}
+
+template <Config kConfig>
+class Schedule {
+ public:
+  __device__ Schedule(const Params& p, const int32_t* before) : p_(p), before_(before) {
+    const int columns = kConfig.columns * kConfig.multicast;
+    strips_ = (p.n + columns - 1) / columns;
+    next_ = static_cast<int>(blockIdx.x) / kConfig.cluster();
+    step_ = static_cast<int>(gridDim.x) / kConfig.cluster();
+    rank_ = static_cast<int>(blockIdx.x) % kConfig.cluster();
+  }
+
+  __device__ bool next(Tile& tile) {
+    int first_row = 0, end_row = p_.m, tiles = (p_.m + kConfig.rows - 1) / kConfig.rows;
+    int local = next_;
+    if constexpr (kConfig.grouped) {
+      while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= next_) ++group_;
+      if (group_ == p_.num_groups) return false;
+      first_row = p_.offsets[group_];
+      end_row = p_.offsets[group_ + 1];
+      tiles = before_[group_ + 1] - before_[group_];
+      local -= before_[group_] * strips_;
+    } else if (local >= tiles * strips_) {
+      return false;
+    }
+    next_ += step_;
+    constexpr int kBand = kConfig.rows > kBandRows ? 1 : kBandRows / kConfig.rows;
+    const int band = local / (kBand * strips_);
+    const int rest = local - band * kBand * strips_;
+    const int band_tiles = min(kBand, tiles - band * kBand);
+    const int strip = rest / band_tiles;
+    tile.group = group_;
+    tile.first_row = first_row + (band * kBand + rest - strip * band_tiles) * kConfig.rows;
+    tile.end_row = end_row;
+    tile.first_column = strip * kConfig.columns * kConfig.multicast;
+    if constexpr (kConfig.multicast > 1) tile.first_column += rank_ * kConfig.columns;
+    return true;
+  }
+
+  // This block's part of k.
+  __device__ int k_begin() const {
+    return kConfig.split_k == 1 ? 0 : p_.k_blocks * rank_ / kConfig.split_k;
+  }
+  __device__ int k_end() const {
+    return kConfig.split_k == 1 ? p_.k_blocks : p_.k_blocks * (rank_ + 1) / kConfig.split_k;
+  }
+  __device__ int rank() const { return rank_; }
+
+ private:
+  const Params& p_;
+  const int32_t* before_;
+  int strips_, next_, step_, rank_;
+  int group_ = 0;
+};
+
+}  // namespace deepflight::gemm_fp8
