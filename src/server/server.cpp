@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/metrics_text.h"
 #include "server/response_json.h"
 
 namespace deepflight {
@@ -67,8 +68,8 @@ struct Server::Call {
   ResponseWriter writer;
   std::string x_request_id;
 
-  void send(int status, std::string body) const {
-    HttpResponse response{status, {{"Content-Type", "application/json"}}, std::move(body)};
+  void send(int status, std::string body, const char* content_type = "application/json") const {
+    HttpResponse response{status, {{"Content-Type", content_type}}, std::move(body)};
     if (!x_request_id.empty()) response.headers.emplace_back("X-Request-Id", x_request_id);
     writer.send(std::move(response));
   }
@@ -139,6 +140,11 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
     if (!call.check_method("GET", "HEAD")) return;
     if (draining_) return call.fail(http_error(503, "the server is shutting down"));
     return call.send(200, R"({"status":"ok"})");
+  }
+  if (path == "/metrics") {
+    if (!call.check_method("GET", "HEAD")) return;
+    return call.send(200, metrics_text(context_->service.stats(), num_in_flight()),
+                     kMetricsContentType);
   }
   if (path == kModelsPath) {
     if (!call.check_method("GET", "HEAD")) return;

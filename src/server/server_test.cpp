@@ -384,6 +384,24 @@ TEST_F(ServerTest, Models) {
   EXPECT_EQ(http.get("/health")->status, 200);
 }
 
+TEST_F(ServerTest, Metrics) {
+  service.service_stats.num_running = 3;
+  service.service_stats.num_pages = 100;
+  service.service_stats.num_free_pages = 93;
+  service.service_stats.num_cached_pages = 5;
+  start();
+  const auto response = client().get("/metrics");
+  EXPECT_EQ(response->status, 200);
+  EXPECT_THAT(std::string(response->header("content-type")), StartsWith("text/plain"));
+  for (const char* line :
+       {"# TYPE deepflight:kv_pages gauge\n", "\ndeepflight:num_requests_running 3\n",
+        "\ndeepflight:kv_pages 100\n", "\ndeepflight:kv_pages_used 7\n",
+        "\ndeepflight:kv_pages_cached 5\n", "\ndeepflight:num_requests_in_flight 0\n"}) {
+    EXPECT_THAT(response->body, testing::HasSubstr(line));
+  }
+  EXPECT_EQ(client().post_json("/metrics", "{}")->status, 405);
+}
+
 TEST_F(ServerTest, RoutesMethodsAndTypes) {
   start();
   HttpClient http = client();

@@ -151,7 +151,8 @@ class FakeService : public InferenceService {
     }
   }
 
-  ServiceStats stats() const override { return {}; }
+  ServiceStats stats() const override { return service_stats; }
+  ServiceStats service_stats;
 
   // Waits for the request with that number.
   GenerationRequest request(size_t index = 0) {

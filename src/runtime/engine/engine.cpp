@@ -265,6 +265,7 @@ void Engine::publish_stats() {
   to.num_waiting = from.num_waiting;
   to.num_pages = from.kv.num_pages;
   to.num_free_pages = from.kv.num_free_pages + from.kv.num_idle_pages;
+  to.num_cached_pages = from.kv.num_idle_pages;
   to.num_preemptions = from.num_preemptions;
   to.prefix_query_tokens = from.kv.query_tokens;
   to.prefix_hit_tokens = from.kv.hit_tokens;

@@ -57,7 +57,8 @@ struct ServiceStats {
   int64_t num_running = 0;
   int64_t num_waiting = 0;
   int64_t num_pages = 0;
-  int64_t num_free_pages = 0;  // evictable cached pages included
+  int64_t num_free_pages = 0;    // evictable cached pages included
+  int64_t num_cached_pages = 0;  // of the free ones, those kept as prefix cache
   int64_t num_preemptions = 0;
   int64_t prefix_query_tokens = 0;
   int64_t prefix_hit_tokens = 0;
