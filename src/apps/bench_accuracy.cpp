@@ -39,6 +39,8 @@ struct Answer {
   std::string content;  // after the reasoning
   int64_t num_output_tokens = 0;
   bool finished = false;  // ended of itself, not by max_tokens
+  std::vector<int32_t> token_ids;
+  std::vector<OutputLogprob> logprobs;  // of the two most likely tokens, if they are saved
 };
 
 // Answers one prompt; called from many threads, each with its own worker index.
@@ -94,7 +96,7 @@ class LocalAsker {
     ASSIGN_OR_RETURN(ChatPrompter prompter,
                      ChatPrompter::make(*local->tokenizer(), local->tokenizer_config()));
     return std::shared_ptr<LocalAsker>(
-        new LocalAsker(std::move(local), std::move(prompter), options.max_tokens));
+        new LocalAsker(std::move(local), std::move(prompter), options));
   }
 
   Result<Answer> ask(const std::string& prompt) {
@@ -105,11 +107,16 @@ class LocalAsker {
                          static_cast<int64_t>(request.prompt_token_ids.size());
     request.sampling.temperature = 0.0f;
     request.sampling.max_tokens = static_cast<int>(std::clamp<int64_t>(room, 1, max_tokens_));
+    if (with_logprobs_) request.sampling.num_logprobs = 2;
     auto state = std::make_shared<State>();
     auto done = state->done.get_future();
     RETURN_IF_ERROR(local_->engine().submit(std::move(request), [state](GenerationEvent event) {
       state->text += event.text;
-      state->answer.num_output_tokens += static_cast<int64_t>(event.token_ids.size());
+      Answer& answer = state->answer;
+      answer.num_output_tokens += static_cast<int64_t>(event.token_ids.size());
+      answer.token_ids.insert(answer.token_ids.end(), event.token_ids.begin(),
+                              event.token_ids.end());
+      std::move(event.logprobs.begin(), event.logprobs.end(), std::back_inserter(answer.logprobs));
       if (!event.finish_reason) return;
       state->answer.finished = event.finish_reason == FinishReason::kStop;
       state->error = event.error;
@@ -129,12 +136,17 @@ class LocalAsker {
     std::promise<void> done;
   };
 
-  LocalAsker(std::unique_ptr<LocalEngine> local, ChatPrompter prompter, int max_tokens)
-      : local_(std::move(local)), prompter_(std::move(prompter)), max_tokens_(max_tokens) {}
+  LocalAsker(std::unique_ptr<LocalEngine> local, ChatPrompter prompter,
+             const BenchAccuracyOptions& options)
+      : local_(std::move(local)),
+        prompter_(std::move(prompter)),
+        max_tokens_(options.max_tokens),
+        with_logprobs_(!options.save_path.empty()) {}
 
   std::unique_ptr<LocalEngine> local_;
   ChatPrompter prompter_;
   int max_tokens_;
+  bool with_logprobs_;
   std::atomic<int64_t> next_id_{0};
 };
 
@@ -246,12 +258,30 @@ struct Report {
   std::map<std::string, KindScore> kinds;
   KindScore all;
   nlohmann::json mistakes = nlohmann::json::array();
+  std::vector<std::string> saved;  // a line for each task, if wanted
   std::optional<Error> error;
   double seconds = 0;
 };
 
-Report run_tasks(const std::vector<Task>& tasks, const Ask& ask, int concurrency) {
+std::string saved_line(const Task& task, const Answer& answer, bool correct) {
+  auto second_ids = nlohmann::json::array();
+  auto gaps = nlohmann::json::array();
+  for (const OutputLogprob& entry : answer.logprobs) {
+    const bool has_two = entry.top.size() >= 2;
+    second_ids.push_back(has_two ? entry.top[1].first : -1);
+    gaps.push_back(has_two ? entry.top[0].second - entry.top[1].second : 0.0f);
+  }
+  const nlohmann::json line = {{"prompt", task.prompt},
+                               {"correct", correct},
+                               {"token_ids", answer.token_ids},
+                               {"second_ids", std::move(second_ids)},
+                               {"gaps", std::move(gaps)}};
+  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Report run_tasks(const std::vector<Task>& tasks, const Ask& ask, int concurrency, bool save) {
   Report report;
+  if (save) report.saved.resize(tasks.size());
   std::mutex mutex;
   std::atomic<size_t> next{0};
   const int64_t start_us = monotonic_us();
@@ -271,6 +301,7 @@ Report run_tasks(const std::vector<Task>& tasks, const Ask& ask, int concurrency
           const bool correct = trim(answer->content) == trim(tasks[i].answer);
           report.kinds[tasks[i].kind].add(*answer, correct);
           report.all.add(*answer, correct);
+          if (save) report.saved[i] = saved_line(tasks[i], *answer, correct);
           if (!correct && report.mistakes.size() < kMaxListedMistakes) {
             report.mistakes.push_back({{"prompt", tasks[i].prompt},
                                        {"answer", tasks[i].answer},
@@ -319,6 +350,14 @@ Status write_report(const BenchAccuracyOptions& options, const Report& report) {
   return ok_status();
 }
 
+Status write_saved(const BenchAccuracyOptions& options, const Report& report) {
+  std::ofstream file(options.save_path);
+  for (const std::string& line : report.saved) file << line << "\n";
+  file.close();
+  if (!file) return make_error(ErrorCode::kIo, "--save {}: cannot be written", options.save_path);
+  return ok_status();
+}
+
 }  // namespace
 
 void add_bench_accuracy_options(CLI::App* app, BenchAccuracyOptions* options) {
@@ -330,6 +369,9 @@ void add_bench_accuracy_options(CLI::App* app, BenchAccuracyOptions* options) {
   app->add_option("--api-key", options->api_key, "bearer token for the server");
   app->add_option("--tasks", options->tasks, "JSON lines with prompt, answer and kind")->required();
   app->add_option("--json", options->json_path, "file for the report");
+  app->add_option("--save", options->save_path,
+                  "file for every answer's tokens and how close the second choices were")
+      ->excludes(url);
   app->add_option("--concurrency", options->concurrency, "requests in flight")
       ->check(CLI::Range(1, 1024));
   app->add_option("--max-tokens", options->max_tokens, "output tokens per problem")
@@ -344,9 +386,11 @@ Status run_bench_accuracy(const BenchAccuracyOptions& options) {
   }
   ASSIGN_OR_RETURN(const std::vector<Task> tasks, read_tasks(options.tasks, options.limit));
   ASSIGN_OR_RETURN(const Ask ask, make_ask(options));
-  const Report report = run_tasks(tasks, ask, options.concurrency);
+  const bool save = !options.save_path.empty();
+  const Report report = run_tasks(tasks, ask, options.concurrency, save);
   if (report.error) return *report.error;
   print_report(report);
+  if (save) RETURN_IF_ERROR(write_saved(options, report));
   return options.json_path.empty() ? ok_status() : write_report(options, report);
 }
 

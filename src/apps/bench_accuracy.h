@@ -19,6 +19,7 @@ struct BenchAccuracyOptions {
   std::string api_key;    // sent to a server as a bearer token
   std::string tasks;      // lines {"prompt", "answer", "kind"}
   std::string json_path;  // where to write the report; empty: nowhere
+  std::string save_path;  // where to write every answer's tokens; empty: nowhere
   int concurrency = 32;
   int max_tokens = 1024;
   int64_t limit = 0;  // 0: all problems
@@ -26,6 +27,10 @@ struct BenchAccuracyOptions {
 
 void add_bench_accuracy_options(CLI::App* app, BenchAccuracyOptions* options);
 
+// Lines of save_path, in the order of the tasks, for tools/compare/greedy_agreement.py: {"prompt",
+// "correct", "token_ids", "second_ids", "gaps"}; the last two are, for each token, the second most
+// likely one and by how much its logprob is lower.
+//
 // Greedy chat requests; an answer is right if the text after </think> equals `answer` up to white
 // space around it. Prints a table per kind.
 Status run_bench_accuracy(const BenchAccuracyOptions& options);

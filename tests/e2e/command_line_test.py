@@ -115,6 +115,8 @@ class BadInput(unittest.TestCase):
         self.expect_refusal(("bench", "accuracy", "--model", MODEL, "--tasks", "/nowhere"),
                             "/nowhere")
         self.expect_refusal(("bench", "accuracy", "--tasks", "x"), "--model", "--url")
+        self.expect_refusal(("bench", "accuracy", "--tasks", "x", "--url", "http://x", "--save",
+                             "y"), "--save", "--url")
 
     def test_a_config_that_is_not_supported_is_refused_by_name(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -162,6 +164,38 @@ class Others(unittest.TestCase):
             self.assertEqual(report["all"]["problems"], 60)
             self.assertGreaterEqual(report["all"]["accuracy"], 0.9)
             self.assertEqual(sum(kind["problems"] for kind in report["kinds"].values()), 60)
+
+    def test_saved_answers_agree_whatever_the_chunks(self):
+        with tempfile.TemporaryDirectory() as directory:
+            paths = [Path(directory, name) for name in ("a.jsonl", "b.jsonl")]
+            for path, chunk in zip(paths, (512, 16)):
+                done = run("bench", "accuracy", "--model", MODEL, "--tasks", MODEL / "eval.jsonl",
+                           "--limit", 40, "--chunk-tokens", chunk, "--save", path)
+                self.assertEqual(done.returncode, 0, done.stderr)
+            code, report = self.agreement(*paths, "--min-share", 1)
+            self.assertEqual(code, 0, report)
+            self.assertEqual((report["answers"], report["identical"]), (40, 40))
+            self.assertEqual(report["correct"][0], report["correct"][1])
+
+            # One answer takes the second choice at its token 3.
+            lines = [json.loads(line) for line in paths[1].read_text().splitlines()]
+            self.assertGreater(min(len(line["token_ids"]) for line in lines), 4)
+            lines[7]["token_ids"][3] = lines[7]["second_ids"][3]
+            gap = lines[7]["gaps"][3]
+            self.assertGreater(gap, 0)
+            paths[1].write_text("\n".join(map(json.dumps, lines)))
+            code, report = self.agreement(*paths)
+            self.assertEqual(code, 0, report)
+            self.assertEqual((report["identical"], report["max_gap"]), (39, gap))
+            self.assertEqual(report["divergences"][0]["position"], 3)
+            self.assertEqual(self.agreement(*paths, "--max-gap", gap / 2)[0], 1)
+            self.assertEqual(self.agreement(*paths, "--min-share", 0.99)[0], 1)
+
+    def agreement(self, *arguments):
+        done = subprocess.run([sys.executable, "tools/compare/greedy_agreement.py",
+                               *map(str, arguments)],
+                              capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, json.loads(done.stdout)
 
 
 if __name__ == "__main__":
