@@ -30,8 +30,22 @@ std::string metrics_text(const ServiceStats& stats, int64_t http_requests) {
       stats.prefix_query_tokens);
   add("prefix_cache_hits_total", "counter", "Prompt tokens that the prefix cache had.",
       stats.prefix_hit_tokens);
+  text +=
+      "# HELP deepflight:device_memory_bytes The device's memory by use, as planned at start.\n"
+      "# TYPE deepflight:device_memory_bytes gauge\n";
+  const DeviceMemory& memory = stats.memory;
+  for (const auto& [use, bytes] :
+       {std::pair("weights", memory.weights_bytes), std::pair("state", memory.state_bytes),
+        std::pair("workspace", memory.workspace_bytes), std::pair("scratch", memory.scratch_bytes),
+        std::pair("graphs", memory.graph_bytes), std::pair("kv_cache", memory.kv_pool_bytes)}) {
+    fmt::format_to(std::back_inserter(text), "deepflight:device_memory_bytes{{use=\"{}\"}} {}\n",
+                   use, bytes);
+  }
   add("steps_total", "counter", "Steps issued to the device.", stats.num_steps);
   add("graph_steps_total", "counter", "Of these, captured decode steps.", stats.num_graph_steps);
+  add("step_issue_us_total", "counter", "Host time that putting steps on the device took.",
+      stats.issue_us_total);
+  add("step_wait_us_total", "counter", "Host time spent waiting for results.", stats.wait_us_total);
   return text;
 }
 

@@ -47,6 +47,7 @@ class CudaBackend final : public Backend {
       std::span<const std::vector<StoredMatrix>> groups) override;
   KvUpWeight pack_kv_up(const StoredMatrix& kv_b, int64_t num_heads, int64_t nope_dim) override;
 
+  void prepare_kernels(int64_t max_tokens) override;
   StepGraph capture(std::function<void()> step) override;
   void launch(const StepGraph& graph) override;
   void attach_thread() override;

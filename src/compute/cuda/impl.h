@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "compute/cuda/cuda_backend.h"
+#include "compute/cuda/kernels/gemm/launch.h"
 #include "compute/cuda/kernels/gemm_bf16/launch.h"
 #include "compute/cuda/packed.h"
 #include "compute/cuda/runtime/fp8_rows.h"
@@ -62,6 +63,7 @@ struct CudaBackend::Impl {
   explicit Impl(const CudaBackendConfig& config)
       : config(config), uploader(config.upload_threads) {}
 
+  void note_use(const cuda::PackedMatrices& matrices, bool grouped);
   // `x` with its FP8 form if `fp8` asks for one: its own, or made in the lane's scratch.
   Rows with_fp8(Lane& lane, const Rows& x, bool fp8);
   // The shared expert, on the side lane.
@@ -82,6 +84,7 @@ struct CudaBackend::Impl {
   ScratchArena absorbed_query;         // of the layer at work
   const void* rope_copy_of = nullptr;  // the q_pe whose columns absorbed_query has already
   Uploader uploader;
+  std::vector<Fp8GemmUse> fp8_uses;  // shapes of the FP8 matrices packed so far
   Bf16Gemm bf16_gemm;
 };
 

@@ -141,6 +141,17 @@ class Packer {
 
 }  // namespace
 
+void CudaBackend::Impl::note_use(const cuda::PackedMatrices& matrices, bool grouped) {
+  for (const auto& part : matrices.parts) {
+    if (!part.fp8) continue;
+    const int num_groups = grouped ? static_cast<int>(part.num_groups) : 0;
+    const bool known = std::ranges::any_of(fp8_uses, [&](const Fp8GemmUse& use) {
+      return use.n == part.n && use.k == part.k && use.num_groups == num_groups;
+    });
+    if (!known) fp8_uses.push_back({.n = part.n, .k = part.k, .num_groups = num_groups});
+  }
+}
+
 Buffer CudaBackend::pack_table(const StoredMatrix& table) {
   CHECK(!is_fp8(table), table.values.to_string());
   Buffer buffer = allocate_device(Packer::value_bytes(table));
@@ -152,6 +163,7 @@ LinearWeight CudaBackend::pack_linear(std::span<const StoredMatrix> parts) {
   const std::vector<StoredMatrix> group(parts.begin(), parts.end());
   auto packed = std::make_shared<cuda::PackedMatrices>(
       Packer(impl_->uploader, impl_->main.stream).pack({&group, 1}));
+  impl_->note_use(*packed, false);
   LinearWeight weight;
   weight.fp8 = packed->parts[0].fp8;
   weight.in_features = packed->parts[0].k;
@@ -164,6 +176,7 @@ GroupedLinearWeight CudaBackend::pack_grouped_linear(
     std::span<const std::vector<StoredMatrix>> groups) {
   auto packed = std::make_shared<cuda::PackedMatrices>(
       Packer(impl_->uploader, impl_->main.stream).pack(groups));
+  impl_->note_use(*packed, true);
   GroupedLinearWeight weight;
   weight.num_groups = static_cast<int64_t>(groups.size());
   weight.fp8 = packed->parts[0].fp8;

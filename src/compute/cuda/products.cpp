@@ -1,6 +1,8 @@
 // From packed weights to the product kernels.
+#include <algorithm>
+#include <vector>
+
 #include "compute/cuda/impl.h"
-#include "compute/cuda/kernels/gemm/launch.h"
 
 namespace deepflight {
 namespace {
@@ -55,6 +57,17 @@ Bf16GemmProblem dense_problem(const Rows& x, const cuda::DeviceMatrices& matrice
 }
 
 }  // namespace
+
+void CudaBackend::prepare_kernels(int64_t max_tokens) {
+  constexpr int64_t kMaxTopk = 8;  // experts a token of the models that there are
+  std::vector<Fp8GemmUse> uses = impl_->fp8_uses;
+  for (Fp8GemmUse& use : uses) {
+    use.max_m = use.num_groups == 0
+                    ? max_tokens
+                    : std::min(max_tokens, impl_->config.moe_chunk_tokens) * kMaxTopk;
+  }
+  warm_up_fp8_gemm(uses);
+}
 
 void CudaBackend::Impl::launch(Lane& lane, const Bf16GemmProblem& problem) {
   bf16_gemm.launch(problem, lane.product.get(Bf16Gemm::kWorkspaceBytes), lane.stream.get());

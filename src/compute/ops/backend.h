@@ -133,6 +133,10 @@ class Backend {
   // kv_b: [num_heads * (nope + v), latent], per head its nope rows, then its v rows.
   virtual KvUpWeight pack_kv_up(const StoredMatrix& kv_b, int64_t num_heads, int64_t nope_dim) = 0;
 
+  // Makes ready (compiles, loads) the kernels that steps of up to max_tokens tokens will run with
+  // the weights packed so far.
+  virtual void prepare_kernels(int64_t /*max_tokens*/) {}
+
   // --- capture and order
   // Records the ops that `step` issues. The arguments of those ops must stay alive and in place.
   virtual StepGraph capture(std::function<void()> step) = 0;

@@ -274,6 +274,9 @@ void Engine::publish_stats() {
   to.num_graph_steps = steps.num_graph_steps;
   to.issue_us_total = steps.issue_us_total;
   to.wait_us_total = steps.wait_us_total;
+  const ExecutorMemory& memory = executor_.memory();
+  to.memory = {memory.weights_bytes, memory.state_bytes, memory.workspace_bytes,
+               memory.scratch_bytes, memory.graph_bytes, memory.kv_pool_bytes()};
   std::lock_guard lock(mutex_);
   stats_ = to;
 }

@@ -53,6 +53,16 @@ struct ModelInfo {
   int32_t max_model_len = 0;  // prompt and output tokens together
 };
 
+// The device's bytes by use, as planned at the start.
+struct DeviceMemory {
+  int64_t weights_bytes = 0;
+  int64_t state_bytes = 0;      // by slot: lengths, page tables, sampling
+  int64_t workspace_bytes = 0;  // activations and inputs of a step
+  int64_t scratch_bytes = 0;    // of ops
+  int64_t graph_bytes = 0;      // captured steps
+  int64_t kv_pool_bytes = 0;
+};
+
 struct ServiceStats {
   int64_t num_running = 0;
   int64_t num_waiting = 0;
@@ -66,6 +76,7 @@ struct ServiceStats {
   int64_t num_graph_steps = 0;  // of these, captured decode steps
   int64_t issue_us_total = 0;   // host time that putting them on the device took
   int64_t wait_us_total = 0;    // host time spent waiting for their results
+  DeviceMemory memory;
 };
 
 // Called on the service's own thread, in order, never concurrently for one request; must be quick

@@ -178,6 +178,7 @@ std::vector<StepPlan> Executor::warm_up_plans() const {
 }
 
 void Executor::warm_up() {
+  backend_.prepare_kernels(limits_.max_tokens());
   Staging* staging = &staging_.front();
   for (StepPlan& plan : warm_up_plans()) {
     const IssuedStep step = issue(std::move(plan), staging);

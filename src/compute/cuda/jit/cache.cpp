@@ -69,7 +69,8 @@ JitCache JitCache::of_environment() {
     return value == nullptr ? "" : value;
   };
   if (const auto own = variable("DEEPFLIGHT_CACHE_DIR"); !own.empty()) return JitCache(own);
-  if (const auto xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return JitCache(xdg / "deepflight");
+  if (const auto xdg = variable("XDG_CACHE_HOME"); !xdg.empty())
+    return JitCache(xdg / "deepflight");
   if (const auto home = variable("HOME"); !home.empty()) {
     return JitCache(home / ".cache" / "deepflight");
   }

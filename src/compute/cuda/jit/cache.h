@@ -1,6 +1,7 @@
 // Compiled kernels on disk: $DEEPFLIGHT_CACHE_DIR, else $XDG_CACHE_HOME/deepflight, else
-// ~/.cache/deepflight. A file is written under another name and renamed, so that processes may share
-// a folder; one that is damaged counts as missing. A folder that cannot be written costs time only.
+// ~/.cache/deepflight. A file is written under another name and renamed, so that processes may
+// share a folder; one that is damaged counts as missing. A folder that cannot be written costs time
+// only.
 #pragma once
 
 #include <filesystem>

@@ -29,8 +29,8 @@ Entry& entry_of(const std::string& key) {
 // NOTE: a library is never unloaded: captured graphs hold its kernels until the process ends.
 cudaError_t load_kernel(const std::string& cubin, const std::string& name, cudaKernel_t& kernel) {
   cudaLibrary_t library = nullptr;
-  const cudaError_t error = cudaLibraryLoadData(&library, cubin.data(), nullptr, nullptr, 0,
-                                                nullptr, nullptr, 0);
+  const cudaError_t error =
+      cudaLibraryLoadData(&library, cubin.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
   if (error != cudaSuccess) return error;
   return cudaLibraryGetKernel(&kernel, library, name.c_str());
 }

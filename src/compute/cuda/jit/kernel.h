@@ -1,5 +1,5 @@
-// Kernels compiled at run time. A kernel is looked for in this process, then on disk, and then it is
-// compiled; once got, it serves every device and thread.
+// Kernels compiled at run time. A kernel is looked for in this process, then on disk, and then it
+// is compiled; once got, it serves every device and thread.
 #pragma once
 
 #include <cuda_runtime_api.h>

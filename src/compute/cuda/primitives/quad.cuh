@@ -1,5 +1,5 @@
-// Four neighbouring lanes hold pairs of columns as the tensor cores leave them: these give each lane
-// columns that lie together, so that a store is of 16 bytes.
+// Four neighbouring lanes hold pairs of columns as the tensor cores leave them: these give each
+// lane columns that lie together, so that a store is of 16 bytes.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// FP8 products of a warpgroup: d (+)= a b for 64 rows of a, kN rows of b and 32 of k, e4m3 in shared
-// memory, float accumulators. The tensor cores keep about 14 bits of a sum: start afresh (accumulate
-// = 0) every 128 of k and add to floats elsewhere.
+// FP8 products of a warpgroup: d (+)= a b for 64 rows of a, kN rows of b and 32 of k, e4m3 in
+// shared memory, float accumulators. The tensor cores keep about 14 bits of a sum: start afresh
+// (accumulate = 0) every 128 of k and add to floats elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 namespace deepflight::device {
 
 template <int kN>
-struct WgmmaE4m3;  // static void multiply(float (&d)[kN / 2], uint64_t a, uint64_t b, int accumulate)
+struct WgmmaE4m3;  // static void multiply(float (&d)[kN / 2], uint64_t a, uint64_t b, int
+                   // accumulate)
 
 // NOTE: an instruction's operands cannot be written as a loop. DF_Rn names registers 0 .. n - 1 of
 // the template, DF_On binds them to d, and each width builds on the one before.
@@ -65,19 +66,18 @@ struct WgmmaE4m3;  // static void multiply(float (&d)[kN / 2], uint64_t a, uint6
 #define DF_O192 DF_O184, "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
 // clang-format on
 
-#define DF_WGMMA_E4M3(n, a_index, b_index, p_index)                                              \
-  template <>                                                                                    \
-  struct WgmmaE4m3<n> {                                                                          \
-    static __device__ inline void multiply(float (&d)[(n) / 2], uint64_t a, uint64_t b,          \
-                                           int accumulate) {                                     \
-      asm volatile(                                                                              \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" p_index                                           \
-          ", 0;\n"                                                                               \
-          "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" DF_R##n "}, %" a_index    \
-          ", %" b_index ", p, 1, 1;\n}\n"                                                        \
-          : DF_O##n                                                                              \
-          : "l"(a), "l"(b), "r"(accumulate));                                                    \
-    }                                                                                            \
+#define DF_WGMMA_E4M3(n, a_index, b_index, p_index)                                     \
+  template <>                                                                           \
+  struct WgmmaE4m3<n> {                                                                 \
+    static __device__ inline void multiply(float (&d)[(n) / 2], uint64_t a, uint64_t b, \
+                                           int accumulate) {                            \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" p_index                         \
+                   ", 0;\n"                                                             \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" DF_R##n \
+                   "}, %" a_index ", %" b_index ", p, 1, 1;\n}\n"                       \
+                   : DF_O##n                                                            \
+                   : "l"(a), "l"(b), "r"(accumulate));                                  \
+    }                                                                                   \
   };
 DF_WGMMA_E4M3(8, "4", "5", "6")
 DF_WGMMA_E4M3(16, "8", "9", "10")

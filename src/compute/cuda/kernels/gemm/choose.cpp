@@ -15,7 +15,7 @@ constexpr double kCyclesPerUs = 1600;
 constexpr double kDramBytesPerUs = 4.2e6;
 constexpr double kL2BytesPerUs = 6.0e6;
 constexpr double kLaunchUs = 3.0;
-constexpr double kSplitUs = 1.2;     // barriers and exchange of a cluster
+constexpr double kSplitUs = 1.2;        // barriers and exchange of a cluster
 constexpr double kLatencyCycles = 140;  // of a warpgroup's step: wait, products' latency, release
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,8 +30,7 @@ Config with_stages(Config config) {
 
 bool fits(const Config& config) {
   return config.stages >= (config.repeats() == 2 ? 3 : 4) &&
-         config.partial_bytes() <=
-             config.stages * (config.x_bytes() + config.w_bytes());
+         config.partial_bytes() <= config.stages * (config.x_bytes() + config.w_bytes());
 }
 
 // Tiles of rows over all groups. Groups differ: sizes spread evenly between half and one and a half
@@ -52,12 +51,12 @@ double row_tiles(const Config& config, const Shape& shape) {
 // Cycles of one block of k of one tile, on an SM that has blocks_per_sm of them at a time.
 double step_cycles(const Config& config) {
   const double products = 2.0 * std::max(config.right(), 16);  // m64 n k128
-  const double promotion = config.right() * (config.swapped ? 0.9 : 0.75) *
-                           (config.column_scales() == 2 ? 1.3 : 1.0);
+  const double promotion =
+      config.right() * (config.swapped ? 0.9 : 0.75) * (config.column_scales() == 2 ? 1.3 : 1.0);
   const double serial = config.repeats() * (products + promotion + kLatencyCycles);
-  const double shared =
-      (config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK +
-       config.stage_bytes()) / 128.0;
+  const double shared = (config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK +
+                         config.stage_bytes()) /
+                        128.0;
   const double tensor = config.repeats() * config.warpgroups * products;
   return std::max(serial, config.blocks_per_sm * std::max(tensor, shared));
 }
@@ -129,12 +128,12 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
   double waves = std::ceil(units / slots);
   if (shape.num_groups > 0) waves = units / slots + 0.5;  // sizes vary: no sharp last wave
   const double part = std::ceil(k_blocks / config.split_k);
-  const double math = waves * (part * step_cycles(config) + 300 + 4 * config.right()) / kCyclesPerUs;
+  const double math =
+      waves * (part * step_cycles(config) + 300 + 4 * config.right()) / kCyclesPerUs;
   const double step_bytes =
       config.w_bytes() + static_cast<double>(config.x_bytes()) / config.multicast;
   const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
-  const double l2 =
-      (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
+  const double l2 = (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
   double weights = n * k;
   if (shape.num_groups > 0) {
     weights *= shape.num_groups * (1 - std::exp(-m / shape.num_groups));
@@ -165,7 +164,8 @@ Config choose(const Shape& shape, const Machine& machine) {
 int num_blocks(const Config& config, const Shape& shape, const Machine& machine) {
   const int64_t strips = ceil_div(shape.n, config.columns * config.multicast);
   int64_t tiles = ceil_div(shape.m, config.rows);
-  if (shape.num_groups > 0) tiles = shape.m / config.rows + std::min<int64_t>(shape.num_groups, shape.m);
+  if (shape.num_groups > 0)
+    tiles = shape.m / config.rows + std::min<int64_t>(shape.num_groups, shape.m);
   const int64_t units = tiles * strips;
   if (config.split_k > 1) return static_cast<int>(units * config.cluster());
   const int64_t slots = machine.num_sms * config.blocks_per_sm / config.cluster();

@@ -5,9 +5,9 @@
 
 namespace deepflight::gemm_fp8 {
 
-inline constexpr int kBlockK = 128;             // of k, with one scale: the tensor cores' longest sum
-inline constexpr int kMaxGroups = 512;          // whose tile counts fit in shared memory
-inline constexpr int kBandRows = 2048;          // of x, that tiles running together share in L2
+inline constexpr int kBlockK = 128;     // of k, with one scale: the tensor cores' longest sum
+inline constexpr int kMaxGroups = 512;  // whose tile counts fit in shared memory
+inline constexpr int kBandRows = 2048;  // of x, that tiles running together share in L2
 inline constexpr int kSharedLimit = 227 * 1024;
 inline constexpr int kProducerThreads = 128;
 
@@ -15,17 +15,17 @@ struct Config {
   bool swapped = false;  // the weights are the tensor cores' operand of 64 rows, and x the other
   bool grouped = false;
   bool out_f32 = false;
-  int rows = 128;     // of x, in a tile
-  int columns = 128;  // of out, in a tile
-  int warpgroups = 2;     // that multiply
-  int stages = 4;         // of 128 of k, on their way to shared memory
-  int multicast = 1;      // blocks of a cluster that share the rows of x, with columns of their own
-  int split_k = 1;        // blocks of a cluster that share a tile, each with a part of k
+  int rows = 128;      // of x, in a tile
+  int columns = 128;   // of out, in a tile
+  int warpgroups = 2;  // that multiply
+  int stages = 4;      // of 128 of k, on their way to shared memory
+  int multicast = 1;   // blocks of a cluster that share the rows of x, with columns of their own
+  int split_k = 1;     // blocks of a cluster that share a tile, each with a part of k
   int blocks_per_sm = 1;
 
   friend constexpr bool operator==(const Config&, const Config&) = default;
 
-  constexpr int left() const { return swapped ? columns : rows; }   // operand of 64 rows a warpgroup
+  constexpr int left() const { return swapped ? columns : rows; }  // operand of 64 rows a warpgroup
   constexpr int right() const { return swapped ? rows : columns; }  // operand of 8 to 256
   constexpr int repeats() const { return left() / (64 * warpgroups); }
   constexpr int cluster() const { return multicast * split_k; }

@@ -1,5 +1,6 @@
 // The FP8 products at R1's shapes: checked against the generic kernel first, weights rotated past
-// the L2. With GEMM_SWEEP=1 every configuration is timed, and the best printed beside the chosen one.
+// the L2. With GEMM_SWEEP=1 every configuration is timed, and the best printed beside the chosen
+// one.
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -63,11 +64,11 @@ void run(const Case& c) {
   const double bytes = static_cast<double>(used * c.n * c.k + c.m * (c.k + 2 * c.n));
   const double flops = 2.0 * c.m * c.n * c.k;
   const double floor = std::max(bytes / kDramBytesPerUs, flops / kFlopsPerUs);
-  fmt::print("{:>4} {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF {:>5.0f} GB/s floor {:>4.0f}% "
-             "peer/ours {:>5.2f} est {:>7.1f} {}",
-             c.rows.size(), c.m, c.n, c.k, us, flops / us * 1e-6, bytes / us * 1e-3,
-             floor / us * 100, c.peer_us / us, estimated_us(chosen, shape, machine),
-             to_string(chosen));
+  fmt::print(
+      "{:>4} {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF {:>5.0f} GB/s floor {:>4.0f}% "
+      "peer/ours {:>5.2f} est {:>7.1f} {}",
+      c.rows.size(), c.m, c.n, c.k, us, flops / us * 1e-6, bytes / us * 1e-3, floor / us * 100,
+      c.peer_us / us, estimated_us(chosen, shape, machine), to_string(chosen));
   if (sweeping()) {
     std::vector<Config> configs;
     const double limit = 2.5 * estimated_us(chosen, shape, machine);

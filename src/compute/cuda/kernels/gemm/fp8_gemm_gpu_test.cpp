@@ -134,8 +134,8 @@ void check_configs(const Operands& o, bool f32, int64_t stride) {
   const std::vector<double> want(floats.begin(), floats.end());
   const Fp8GemmProblem any = o.problem(nullptr, stride, f32);
   for (const Config& config : compiled_candidates(shape_of(any))) {
-    const std::string what = fmt::format("{} m {} n {} k {} groups {} stride {}",
-                                         to_string(config), o.m, o.n, o.k, o.groups, stride);
+    const std::string what = fmt::format("{} m {} n {} k {} groups {} stride {}", to_string(config),
+                                         o.m, o.n, o.k, o.groups, stride);
     Out first(o.m, o.n, stride, f32), second(o.m, o.n, stride, f32);
     launch_fast(o.problem(first.data.data(), stride, f32), config, nullptr);
     launch_fast(o.problem(second.data.data(), stride, f32), config, nullptr);
@@ -147,7 +147,8 @@ void check_configs(const Operands& o, bool f32, int64_t stride) {
 }
 
 TEST(Fp8Gemm, EveryConfigurationDense) {
-  const int64_t shapes[][3] = {{5, 2112, 2048}, {77, 520, 1024}, {300, 1000, 4112}, {515, 640, 128}};
+  const int64_t shapes[][3] = {
+      {5, 2112, 2048}, {77, 520, 1024}, {300, 1000, 4112}, {515, 640, 128}};
   for (const auto& [m, n, k] : shapes) {
     const Operands o(m, n, k, {});
     check_configs(o, false, n);
@@ -166,7 +167,7 @@ TEST(Fp8Gemm, EveryConfigurationGrouped) {
 }
 
 TEST(Fp8Gemm, LargeShapesAgreeWithTheGenericKernel) {
-  const int64_t shapes[][3] = {{1, 24576, 1536},  {64, 2112, 7168},  {63, 7168, 2048},
+  const int64_t shapes[][3] = {{1, 24576, 1536},  {64, 2112, 7168},   {63, 7168, 2048},
                                {128, 32768, 512}, {1023, 2112, 7168}, {4096, 4096, 1024}};
   for (const auto& [m, n, k] : shapes) {
     const Operands o(m, n, k, {});

@@ -68,10 +68,10 @@ struct Operands {
     for (int64_t block = 0; block < (k + 127) / 128; ++block) {
       const int64_t turn = block * 13 % m;
       float* target = x_scales.data() + block * scale_stride;
-      CUDA_CHECK(cudaMemcpyAsync(target, scales.data() + turn, (m - turn) * 4,
-                                 cudaMemcpyHostToDevice));
-      CUDA_CHECK(cudaMemcpyAsync(target + m - turn, scales.data(), turn * 4,
-                                 cudaMemcpyHostToDevice));
+      CUDA_CHECK(
+          cudaMemcpyAsync(target, scales.data() + turn, (m - turn) * 4, cudaMemcpyHostToDevice));
+      CUDA_CHECK(
+          cudaMemcpyAsync(target + m - turn, scales.data(), turn * 4, cudaMemcpyHostToDevice));
     }
     fill_with(w.data(), w.size(), random_values(1000003, 3));
     fill_with(w_scales.data(), w_scales.size(), random_scales(10007, 4));

@@ -1,7 +1,7 @@
-// FP8 block-scaled product on Hopper. A warp copies, with the tensor copy engine, blocks of 128 of k
-// through a ring in shared memory; one or two warpgroups multiply. Every block of k is summed by the
-// tensor cores from zero and added to float sums under its scales. Blocks are persistent: the ring
-// runs on from tile to tile. config.h says what varies.
+// FP8 block-scaled product on Hopper. A warp copies, with the tensor copy engine, blocks of 128 of
+// k through a ring in shared memory; one or two warpgroups multiply. Every block of k is summed by
+// the tensor cores from zero and added to float sums under its scales. Blocks are persistent: the
+// ring runs on from tile to tile. config.h says what varies.
 #pragma once
 
 #include "compute/cuda/kernels/gemm/config.h"
@@ -70,7 +70,8 @@ __device__ inline float2 load_shared_pair(uint32_t address) {
 
 // A warp. Lane 0 starts the copies, lane 1 brings the scales of the weights.
 template <Config kConfig>
-__device__ __forceinline__ void produce(const Params& p, const Shared<kConfig>& shared, const int32_t* before) {
+__device__ __forceinline__ void produce(const Params& p, const Shared<kConfig>& shared,
+                                        const int32_t* before) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   constexpr uint32_t kBytes = kConfig.x_bytes() + kConfig.w_bytes() + kConfig.rows * 4;
   constexpr int kShareRows = kConfig.rows / kConfig.multicast;
@@ -123,7 +124,8 @@ struct Scales {
   uint32_t address;
   int first_of_second;  // group of 8 columns from which the second scale of w holds
 
-  __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left, int first_column) {
+  __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left,
+                                       int first_column) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     w[0] = load_shared(w_scales);
     if constexpr (kConfig.swapped) {
@@ -150,7 +152,7 @@ struct Scales {
   }
 
   __device__ __forceinline__ void add(float (&sums)[kRight / 2], const float (&product)[kRight / 2],
-                      int repeat) const {
+                                      int repeat) const {
 #pragma unroll
     for (int i = 0; i < kRight / 8; ++i) {
       float a, b, c, d;  // of the four sums of a group of 8
@@ -195,9 +197,9 @@ __device__ inline void release(const Shared<kConfig>& shared, int stage) {
 
 // A warpgroup: its rows of the left operand, `left` being the first of this warp's 16.
 template <Config kConfig>
-__device__ __forceinline__ void multiply_tile(const Shared<kConfig>& shared, const Tile& tile, int k_blocks,
-                                     int warpgroup, int left, Ring<kConfig>& ring,
-                                     float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
+__device__ __forceinline__ void multiply_tile(
+    const Shared<kConfig>& shared, const Tile& tile, int k_blocks, int warpgroup, int left,
+    Ring<kConfig>& ring, float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
   constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
 #pragma unroll
   for (int r = 0; r < kRepeats; ++r) {
@@ -244,7 +246,8 @@ __device__ __forceinline__ void store_part(const Params& p, const Tile& tile, in
 }
 
 template <Config kConfig>
-__device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& shared, const int32_t* before) {
+__device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& shared,
+                                        const int32_t* before) {
   constexpr int kRepeats = kConfig.repeats();
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;

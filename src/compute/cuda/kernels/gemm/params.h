@@ -18,8 +18,8 @@ struct Params {
   int32_t m;
   int32_t n;
   int32_t k_blocks;
-  int32_t n_blocks;    // of 128 columns, as w_scales has them
-  int32_t num_groups;  // at least 1
+  int32_t n_blocks;       // of 128 columns, as w_scales has them
+  int32_t num_groups;     // at least 1
   int32_t out_alignment;  // bytes, at most 16, that divide out, its stride and n of its elements
 };
 

@@ -1,5 +1,5 @@
-// From accumulators to out. A thread's sums are of rows l / 4 and l / 4 + 8 of the left operand's 16
-// of its warp, columns 2 (l % 4) and the next of every 8 of the right operand's (l: its lane).
+// From accumulators to out. A thread's sums are of rows l / 4 and l / 4 + 8 of the left operand's
+// 16 of its warp, columns 2 (l % 4) and the next of every 8 of the right operand's (l: its lane).
 #pragma once
 
 #include "compute/cuda/kernels/gemm/schedule.cuh"
@@ -126,8 +126,8 @@ __device__ __forceinline__ void put_partial(uint32_t partial, int left,
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int l = left + lane / 4 + j / 2 * 8, r = 8 * i + lane % 4 * 2 + j % 2;
-      const int at = kConfig.swapped ? r * kConfig.partial_stride() + l
-                                     : l * kConfig.partial_stride() + r;
+      const int at =
+          kConfig.swapped ? r * kConfig.partial_stride() + l : l * kConfig.partial_stride() + r;
       asm volatile("st.shared.f32 [%0], %1;" ::"r"(partial + at * 4), "f"(sums[4 * i + j])
                    : "memory");
     }
@@ -136,7 +136,8 @@ __device__ __forceinline__ void put_partial(uint32_t partial, int left,
 
 // This block's share of a split tile: partial sums of all blocks, added in the blocks' order.
 template <Config kConfig>
-__device__ __forceinline__ void store_split(const Params& p, const Tile& tile, int rank, uint32_t partial) {
+__device__ __forceinline__ void store_split(const Params& p, const Tile& tile, int rank,
+                                            uint32_t partial) {
   constexpr int kRowVectors = kConfig.columns / 4;
   constexpr int kThreads = kConfig.warpgroups * 128;
   const int num_rows = min(kConfig.rows, tile.end_row - tile.first_row);
