@@ -17,7 +17,7 @@ struct CudaBackendConfig {
   int64_t moe_chunk_tokens = 8192;
   // Longest run of KV tokens that expanded attention holds expanded at once.
   int64_t kv_chunk_tokens = 8192;
-  int upload_threads = 16;
+  int upload_threads = 12;
 };
 
 class CudaBackend final : public Backend {

@@ -66,6 +66,7 @@ class Packer {
       packed.parts.back().out_begin = out_begin;
       out_begin += run.num_rows;
     }
+    flush();
     return packed;
   }
 
@@ -76,23 +77,30 @@ class Packer {
     return matrix.values.num_elements() * (is_fp8(matrix) ? 1 : 2);
   }
 
-  // e4m3 with its scales, or BF16: value_bytes() and num_scales() floats.
+  // e4m3 with its scales, or BF16: value_bytes() and num_scales() floats. Goes out with flush().
   void put(const StoredMatrix& matrix, void* values, float* scales) {
     if (matrix.random) return fill(matrix, values, scales);
     switch (matrix.values.dtype()) {
       case DType::kF8E4M3:
         CHECK(matrix.scale_inv.num_elements() == num_scales(matrix), matrix.values.to_string(),
               matrix.scale_inv.to_string());
-        uploader_.copy(scales, matrix.scale_inv.raw(), num_scales(matrix) * 4);
+        pieces_.push_back({scales, matrix.scale_inv.raw(), num_scales(matrix) * 4, {}});
         [[fallthrough]];
       case DType::kBF16:
-        uploader_.copy(values, matrix.values.raw(), value_bytes(matrix));
+        pieces_.push_back({values, matrix.values.raw(), value_bytes(matrix), {}});
         return;
       default:
-        uploader_.copy(values, value_bytes(matrix), [&](int64_t begin, int64_t count, char* to) {
-          convert_to_bf16(matrix.values, begin / 2, count / 2, reinterpret_cast<uint16_t*>(to));
-        });
+        pieces_.push_back({values, nullptr, value_bytes(matrix),
+                           [source = matrix.values](int64_t begin, int64_t count, char* to) {
+                             convert_to_bf16(source, begin / 2, count / 2,
+                                             reinterpret_cast<uint16_t*>(to));
+                           }});
     }
+  }
+
+  void flush() {
+    uploader_.copy(pieces_);
+    pieces_.clear();
   }
 
  private:
@@ -137,6 +145,7 @@ class Packer {
 
   Uploader& uploader_;
   const Stream& ops_;
+  std::vector<Uploader::Piece> pieces_;
 };
 
 }  // namespace
@@ -155,7 +164,9 @@ void CudaBackend::Impl::note_use(const cuda::PackedMatrices& matrices, bool grou
 Buffer CudaBackend::pack_table(const StoredMatrix& table) {
   CHECK(!is_fp8(table), table.values.to_string());
   Buffer buffer = allocate_device(Packer::value_bytes(table));
-  Packer(impl_->uploader, impl_->main.stream).put(table, buffer.data(), nullptr);
+  Packer packer(impl_->uploader, impl_->main.stream);
+  packer.put(table, buffer.data(), nullptr);
+  packer.flush();
   return buffer;
 }
 
@@ -200,6 +211,7 @@ KvUpWeight CudaBackend::pack_kv_up(const StoredMatrix& kv_b, int64_t num_heads, 
   const Buffer values = allocate_on_stream(Packer::value_bytes(kv_b), stream);
   const Buffer scales = allocate_on_stream(Packer::num_scales(kv_b) * 4, stream);
   packer.put(kv_b, values.data(), static_cast<float*>(scales.data()));
+  packer.flush();
   cuda_weights::split_kv_up(
       {.num_heads = num_heads,
        .nope_dim = nope_dim,

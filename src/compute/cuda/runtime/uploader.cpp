@@ -1,61 +1,72 @@
-// The ring of pinned blocks.
+// Slices, dealt out to the lanes as they come free.
 #include "compute/cuda/runtime/uploader.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 
 namespace deepflight {
-namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int64_t kSliceBytes = int64_t{1} << 20;  // that one thread writes at a time
-
-}  // namespace
-
-Uploader::Uploader(int num_threads, int64_t block_bytes, int num_blocks)
-    : block_bytes_(block_bytes), num_blocks_(num_blocks), threads_(num_threads) {
-  CHECK(block_bytes > 0 && block_bytes % kAlignment == 0 && num_blocks > 0, block_bytes,
-        num_blocks);
-}
-
-Uploader::Block& Uploader::block_with_room() {
-  if (blocks_.empty()) {
-    for (int i = 0; i < num_blocks_; ++i) {
-      blocks_.push_back(std::make_unique<Block>());
-      blocks_.back()->memory = allocate_pinned(block_bytes_);
-    }
-  } else if (used_bytes_ == block_bytes_) {
-    blocks_[current_]->sent.record(stream_);
-    current_ = (current_ + 1) % blocks_.size();
-    blocks_[current_]->sent.wait();
-    used_bytes_ = 0;
-  }
-  return *blocks_[current_];
+Uploader::Uploader(int num_threads, int64_t slice_bytes, int blocks_per_thread)
+    : slice_bytes_(slice_bytes), blocks_per_thread_(blocks_per_thread), threads_(num_threads) {
+  CHECK(slice_bytes > 0 && slice_bytes % 256 == 0 && blocks_per_thread > 0, slice_bytes,
+        blocks_per_thread);
+  CUDA_CHECK(cudaGetDevice(&device_));
 }
 
 void Uploader::copy(void* device, const void* source, int64_t size_bytes) {
-  copy(device, size_bytes, [source](int64_t begin, int64_t count, char* to) {
-    std::memcpy(to, static_cast<const char*>(source) + begin, static_cast<size_t>(count));
+  const Piece piece{.device = device, .source = source, .size_bytes = size_bytes, .produce = {}};
+  copy({&piece, 1});
+}
+
+void Uploader::copy(void* device, int64_t size_bytes, Produce produce) {
+  const Piece piece{
+      .device = device, .source = nullptr, .size_bytes = size_bytes, .produce = std::move(produce)};
+  copy({&piece, 1});
+}
+
+void Uploader::copy(std::span<const Piece> pieces) {
+  std::vector<Slice> slices;
+  for (const Piece& piece : pieces) {
+    for (int64_t begin = 0; begin < piece.size_bytes; begin += slice_bytes_) {
+      slices.push_back({&piece, begin, std::min(slice_bytes_, piece.size_bytes - begin)});
+    }
+  }
+  lanes_.resize(static_cast<size_t>(threads_.num_threads()));
+  std::atomic<size_t> next{0};
+  const auto num_lanes = std::min(lanes_.size(), slices.size());
+  threads_.parallel_for(static_cast<int64_t>(num_lanes), [&](int64_t lane) {
+    CUDA_CHECK(cudaSetDevice(device_));
+    for (size_t i = next.fetch_add(1); i < slices.size(); i = next.fetch_add(1)) {
+      send(lanes_[static_cast<size_t>(lane)], slices[i]);
+    }
   });
 }
 
-void Uploader::copy(void* device, int64_t size_bytes, const Produce& produce) {
-  for (int64_t begin = 0; begin < size_bytes;) {
-    const Block& block = block_with_room();
-    char* to = static_cast<char*>(block.memory.data()) + used_bytes_;
-    const int64_t count = std::min(block_bytes_ - used_bytes_, size_bytes - begin);
-    threads_.parallel_for((count + kSliceBytes - 1) / kSliceBytes, [&](int64_t slice) {
-      const int64_t offset = slice * kSliceBytes;
-      produce(begin + offset, std::min(kSliceBytes, count - offset), to + offset);
-    });
-    CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(device) + begin, to, static_cast<size_t>(count),
-                               cudaMemcpyHostToDevice, stream_.get()));
-    begin += count;
-    used_bytes_ =
-        std::min(block_bytes_, (used_bytes_ + count + kAlignment - 1) / kAlignment * kAlignment);
+void Uploader::send(Lane& lane, const Slice& slice) {
+  if (lane.next == lane.blocks.size() &&
+      lane.blocks.size() < static_cast<size_t>(blocks_per_thread_)) {
+    lane.blocks.push_back(std::make_unique<Block>());
+    lane.blocks.back()->memory = allocate_pinned(slice_bytes_);
   }
+  lane.next %= lane.blocks.size();
+  Block& block = *lane.blocks[lane.next++];
+  block.sent.wait();
+  char* to = static_cast<char*>(block.memory.data());
+  const Piece& piece = *slice.piece;
+  if (piece.source != nullptr) {
+    std::memcpy(to, static_cast<const char*>(piece.source) + slice.begin,
+                static_cast<size_t>(slice.count));
+  } else {
+    piece.produce(slice.begin, slice.count, to);
+  }
+  CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(piece.device) + slice.begin, to,
+                             static_cast<size_t>(slice.count), cudaMemcpyHostToDevice,
+                             stream_.get()));
+  block.sent.record(stream_);
 }
 
 void Uploader::finish() { stream_.synchronize(); }

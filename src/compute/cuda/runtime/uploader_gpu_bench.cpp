@@ -1,5 +1,5 @@
 // GB/s of plain pinned copies, which are what PCIe gives, and of the Uploader from a mapped file in
-// the page cache, by threads and block size; one large piece, and the pieces of R1's experts. Then
+// the page cache, by threads and slice size; one large piece, and the pieces of R1's experts. Then
 // the same file read from the disk, with and without Readahead.
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -90,8 +90,8 @@ TEST(UploaderBench, FromPageCache) {
   ASSERT_TRUE(file().ok());
   const testing::DeviceArray<uint8_t> device(kFileBytes);
   for (const int threads : {1, 4, 8, 12, 16}) {
-    for (const int64_t block : {8 * kMiB, 32 * kMiB, 64 * kMiB}) {
-      Uploader uploader(threads, block);
+    for (const int64_t slice : {1 * kMiB, 4 * kMiB, 8 * kMiB}) {
+      Uploader uploader(threads, slice);
       double rates[2];
       for (int pass = 0; pass < 3; ++pass) {  // the first warms up
         // Mapped anew: page tables are part of the work.
@@ -102,19 +102,21 @@ TEST(UploaderBench, FromPageCache) {
             uploader.copy(device.data(), source, kFileBytes);
           } else {
             const int64_t step = kExpertBytes + kExpertScaleBytes;
+            std::vector<Uploader::Piece> pieces;
             for (int64_t at = 0; at + step <= kFileBytes; at += step) {
-              uploader.copy(device.data() + at, source + at, kExpertBytes);
-              uploader.copy(device.data() + at + kExpertBytes, source + at + kExpertBytes,
-                            kExpertScaleBytes);
+              const int64_t scales = at + kExpertBytes;
+              pieces.push_back({device.data() + at, source + at, kExpertBytes, {}});
+              pieces.push_back({device.data() + scales, source + scales, kExpertScaleBytes, {}});
             }
+            uploader.copy(pieces);
           }
           uploader.finish();
         });
       }
       fmt::print(
-          "uploader {:>2} threads, blocks of {:>2} MiB: one piece {:>5.1f} GB/s, "
+          "uploader {:>2} threads, slices of {} MiB: one piece {:>5.1f} GB/s, "
           "R1's experts {:>5.1f} GB/s\n",
-          threads, block / kMiB, rates[1], rates[0]);
+          threads, slice / kMiB, rates[1], rates[0]);
     }
   }
 }
@@ -127,7 +129,8 @@ TEST(UploaderBench, FromDisk) {
     std::memset(to, 0, static_cast<size_t>(count));
   });
   uploader.finish();
-  for (const bool ahead : {false, true}) {
+  // Twice: a disk that is shared, or that remembers, shows by differing.
+  for (const bool ahead : {false, true, false, true}) {
     file().drop_from_cache();
     const MappedFile mapped = MappedFile::open(file().path()).value();
     const auto* source = reinterpret_cast<const char*>(mapped.bytes().data());
