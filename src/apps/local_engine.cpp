@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "model/deepseek/dummy_weights.h"
+#include "model/deepseek/memory_plan.h"
 #include "model/deepseek/tensor_table.h"
 #include "text/byte_tokenizer.h"
 
@@ -221,14 +222,18 @@ Status LocalEngine::load_weights() {
   } else {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(options_.model_dir));
     ASSIGN_OR_RETURN(const TableMatch match, match_table(*checkpoint, model_config_, rows));
-    if (match.num_unexpected > 0) {
+    if (match.num_unexpected > 0 && options_.num_layers == 0) {
       spdlog::warn("{}: {} tensors that this architecture does not have, the first is {}",
                    options_.model_dir, match.num_unexpected, match.first_unexpected);
     }
   }
   {
-    ProgressBar progress("loading weights", checkpoint->num_bytes() / kMiB, "MiB",
-                         options_.show_progress && checkpoint->num_bytes() > 256 * kMiB);
+    int64_t total_bytes = 0;
+    for (const auto& row : rows) {
+      if (!row.optional) total_bytes += stored_bytes(model_config_, row);
+    }
+    ProgressBar progress("loading weights", total_bytes / kMiB, "MiB",
+                         options_.show_progress && total_bytes > 256 * kMiB);
     int64_t bytes = 0;
     const auto on_progress = [&](int64_t num_bytes) {
       const int64_t before = bytes / kMiB;
