@@ -23,11 +23,11 @@ struct CombineParams {
   int num_heads;
 };
 
-__device__ void combine_row(const CombineParams& p, const Group& group, int lane_idx, int local) {
+__device__ void combine_row(const CombineParams& p, const Group& group, int num_lanes, int lane_idx,
+                            int local) {
   const int row = (group.first_tile + lane_idx) * kTileRows + local;
   const int token = row / p.num_heads;
   if (token >= group.num_queries) return;
-  const int num_lanes = p.schedule->num_lanes;
   const int lane = static_cast<int>(threadIdx.x) % device::kWarpSize;
   // The first split is the second of its block's slots unless its part began with the group.
   const auto slot_of = [&](int split) {
@@ -79,16 +79,17 @@ __device__ void combine_row(const CombineParams& p, const Group& group, int lane
 
 __global__ void __launch_bounds__(kRowThreads* kRowsAtOnce) combine_kernel(const CombineParams p) {
   // The schedule is older than the kernel before this one, its results are not.
-  device::wait_for_previous_kernel();
-  const int num_rows = p.schedule->num_split_groups * p.schedule->num_lanes * kTileRows;
-  const Group* groups = reinterpret_cast<const Group*>(p.schedule + 1);
+  const int num_lanes = p.schedule->num_lanes;
+  const int num_rows = p.schedule->num_split_groups * num_lanes * kTileRows;
   const int first =
       static_cast<int>(blockIdx.x) * kRowsAtOnce + static_cast<int>(threadIdx.x) / kRowThreads;
+  if (first >= num_rows) return;
+  Group group = p.schedule->split_groups[first / kTileRows / num_lanes];
+  device::wait_for_previous_kernel();
   for (int i = first; i < num_rows; i += static_cast<int>(gridDim.x) * kRowsAtOnce) {
-    const int tile = i / kTileRows;
-    const int lane_idx = tile % p.schedule->num_lanes;
-    const Group group = groups[p.schedule->split_groups[tile / p.schedule->num_lanes]];
-    if (lane_idx < group.num_tiles) combine_row(p, group, lane_idx, i % kTileRows);
+    const int lane_idx = i / kTileRows % num_lanes;
+    if (i != first) group = p.schedule->split_groups[i / kTileRows / num_lanes];
+    if (lane_idx < group.num_tiles) combine_row(p, group, num_lanes, lane_idx, i % kTileRows);
   }
 }
 

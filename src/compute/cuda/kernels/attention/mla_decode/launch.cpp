@@ -21,7 +21,7 @@ void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
   CHECK(aligned(p.metadata, 16) && aligned(p.scratch, 16));
   auto* partials = static_cast<float*>(p.scratch);
   float* lse = partials + partial_floats();
-  CUDA_CHECK(launch_attend_bf16(p, num_sms(), partials, lse, stream));
+  CUDA_CHECK(launch_attend_wgmma(p, num_sms(), partials, lse, stream));
   CUDA_CHECK(launch_combine(p, num_sms(), partials, lse, stream));
 }
 
@@ -31,7 +31,7 @@ bool mla_decode_is_fast(const MlaDecodeProblem& p) {
   const bool strides_fit = p.q_stride % 8 == 0 && p.q_head_stride % 8 == 0 &&
                            p.out_stride % 8 == 0 && p.out_head_stride % 8 == 0;
   const bool pool_fits = p.num_pages > 0 && p.page_stride_bytes % 16 == 0 &&
-                         p.layer_offset_bytes % 16 == 0 && aligned(p.pool, 16) && !p.kv_is_e4m3;
+                         p.layer_offset_bytes % 16 == 0 && aligned(p.pool, 16);
   return p.latent_dim == kLatentDim && p.latent_dim + p.rope_dim == kTokenDim && strides_fit &&
          aligned(p.q, 16) && aligned(p.out, 16) && pool_fits;
 }

@@ -115,6 +115,7 @@ void bench_all(bool e4m3) {
 }
 
 TEST(MlaDecodeBench, Bf16) { bench_all(false); }
+TEST(MlaDecodeBench, E4m3) { bench_all(true); }
 
 }  // namespace
 }  // namespace deepflight::cuda_mla_decode

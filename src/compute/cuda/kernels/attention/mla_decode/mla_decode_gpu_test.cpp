@@ -88,7 +88,7 @@ class World {
     std::vector<double> errors(tokens(), 0), norms(tokens(), 0);
     const auto check_token = [&](int64_t s, int64_t t) {
       const int64_t visible = host_lens_[s] - (host_offsets_[s + 1] - 1 - t);
-      std::vector<double> mixed(w_.latent), weights(std::max<int64_t>(visible, 0));
+      std::vector<double> mixed(w_.latent);
       for (int64_t h = 0; h < w_.heads; h += head_step) {
         const float* row = out.data() + t * out_stride() + h * w_.latent;
         std::fill(mixed.begin(), mixed.end(), 0);
@@ -264,6 +264,8 @@ void check_batches(bool e4m3) {
 
 TEST(MlaDecode, Bf16) { check_fast(false); }
 TEST(MlaDecode, Bf16Batches) { check_batches(false); }
+TEST(MlaDecode, E4m3) { check_fast(true); }
+TEST(MlaDecode, E4m3Batches) { check_batches(true); }
 
 void check_graph(bool e4m3) {
   std::vector<Sequence> sequences;
@@ -297,6 +299,12 @@ void check_graph(bool e4m3) {
 }
 
 TEST(MlaDecode, Bf16GraphSeesNewLengths) { check_graph(false); }
+TEST(MlaDecode, E4m3GraphSeesNewLengths) { check_graph(true); }
+
+// Short: for compute-sanitizer.
+TEST(MlaDecodeSanitize, Fast) {
+  for (const bool e4m3 : {false, true}) check({16, 512, 64, e4m3, {{400, 2}, {7, 1, true}}}, true);
+}
 
 }  // namespace
 }  // namespace deepflight::cuda_mla_decode

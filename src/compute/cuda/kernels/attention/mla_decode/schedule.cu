@@ -70,47 +70,41 @@ __device__ int write_groups(const Inputs& in, int sequence, int num_tiles, int n
   return cost;
 }
 
-// One lane: the parts, and each group's share of them.
-__device__ void write_parts(Schedule* schedule, Group* groups, int num_groups, int num_parts,
-                            int payload, const int32_t* pages) {
+struct Part {
+  int first_group, first_page, last_group, end_page;
+};
+
+// One thread: the parts, and each group's share of them.
+__device__ void write_parts(Part* parts, Group* groups, int num_groups, int num_parts, int payload,
+                            const int32_t* pages) {
   const auto pages_of = [&](int group) {
     return group < kSharedGroups ? pages[group] : groups[group].num_pages;
   };
-  int open_part = -1, num_split = 0, first_part = 0, num_splits = 0;
-  bool begins = false;
-  Part part = {};
+  for (int p = 0; p < num_parts; ++p) parts[p] = {0, 0, -1, 0};
+  int open_part = -1, open_group = -1, first_part = 0;
   fill_parts(num_groups, num_parts, payload, pages_of, [&](int p, int group, int first, int end) {
-    const bool opens = p != open_part;
-    if (opens) {
-      if (open_part >= 0) schedule->parts[open_part] = part;
-      open_part = p;
-      part.first_group = group;
-      part.first_page = first;
-    }
-    part.last_group = group;
-    part.end_page = end;
-    if (first == 0) {
+    if (group != open_group) {
+      open_group = group;
       first_part = p;
-      begins = opens;
-      num_splits = 0;
+      groups[group].first_part = p;
+      groups[group].begins_part = p != open_part;
     }
-    ++num_splits;
-    if (end == pages_of(group)) {
-      groups[group].num_splits = num_splits;
-      groups[group].first_part = first_part;
-      groups[group].begins_part = begins ? 1 : 0;
-      if (num_splits > 1) schedule->split_groups[num_split++] = group;
+    if (p != open_part) {
+      open_part = p;
+      parts[p].first_group = group;
+      parts[p].first_page = first;
     }
+    parts[p].last_group = group;
+    parts[p].end_page = end;
+    groups[group].num_splits = p - first_part + 1;
   });
-  if (open_part >= 0) schedule->parts[open_part] = part;
-  for (int p = open_part + 1; p < num_parts; ++p) schedule->parts[p] = {0, 0, -1, 0};
-  schedule->num_split_groups = num_split;
 }
 
 __global__ void __launch_bounds__(kThreads)
     schedule_kernel(const Inputs in, Schedule* schedule, Group* groups) {
   __shared__ int32_t pages[kSharedGroups];
   __shared__ int scratch[kThreads / device::kWarpSize];
+  __shared__ Part parts[kMaxParts];
   const int thread = static_cast<int>(threadIdx.x);
   const auto queries_of = [&](int s) { return in.query_offsets[s + 1] - in.query_offsets[s]; };
 
@@ -136,21 +130,54 @@ __global__ void __launch_bounds__(kThreads)
   }
   int total_cost;
   block_prefix(cost, scratch, total_cost);  // and orders the pages before their use
-  if (thread >= device::kWarpSize) return;
 
-  const auto pages_of = [&](int group) {
-    return group < kSharedGroups ? pages[group] : groups[group].num_pages;
-  };
-  const int payload = least_payload(total_cost, num_parts) + thread;
-  const int used = fill_parts(num_groups, num_parts, payload, pages_of, [](int, int, int, int) {});
-  const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
-  // NOTE: the last lane's payload always fits (schedule_test.cpp).
-  const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
-  if (thread != winner) return;
-  schedule->num_groups = num_groups;
-  schedule->num_lanes = num_lanes;
-  schedule->num_parts = num_parts;
-  write_parts(schedule, groups, num_groups, num_parts, payload, pages);
+  if (thread < device::kWarpSize) {
+    const auto pages_of = [&](int group) {
+      return group < kSharedGroups ? pages[group] : groups[group].num_pages;
+    };
+    const int payload = least_payload(total_cost, num_parts) + thread;
+    const int used =
+        fill_parts(num_groups, num_parts, payload, pages_of, [](int, int, int, int) {});
+    const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
+    // NOTE: the last lane's payload always fits (schedule_test.cpp).
+    const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
+    if (thread == winner) write_parts(parts, groups, num_groups, num_parts, payload, pages);
+  }
+  __syncthreads();
+
+  for (int block = thread; block < in.num_sms; block += kThreads) {
+    const int p = block / num_lanes;
+    Share share = {0, 0, -1, 0, block % num_lanes};
+    if (p < num_parts && parts[p].last_group >= parts[p].first_group) {
+      share.first_group = parts[p].first_group;
+      share.first_page = parts[p].first_page;
+      share.last_group = parts[p].last_group;
+      share.end_page = parts[p].end_page;
+      share.group = groups[share.first_group];
+    }
+    schedule->shares[block] = share;
+  }
+  // A part ends in at most one group that goes on in the next.
+  int num_split = 0;
+  for (int base = 0; base < num_parts; base += kThreads) {
+    const int p = base + thread;
+    bool begins_split = false;
+    Group group = {};
+    if (p < num_parts && parts[p].last_group >= parts[p].first_group) {
+      group = groups[parts[p].last_group];
+      begins_split = group.num_splits > 1 && group.first_part == p;
+    }
+    int added;
+    const int before = block_prefix(begins_split ? 1 : 0, scratch, added);
+    if (begins_split) schedule->split_groups[num_split + before] = group;
+    num_split += added;
+  }
+  if (thread == 0) {
+    schedule->num_groups = num_groups;
+    schedule->num_lanes = num_lanes;
+    schedule->num_parts = num_parts;
+    schedule->num_split_groups = num_split;
+  }
 }
 
 }  // namespace

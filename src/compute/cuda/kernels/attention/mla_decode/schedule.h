@@ -39,12 +39,16 @@ struct Group {
   int32_t unused[2];
 };
 
-// Pages first_page .. of first_group to end_page of last_group; none if last_group < first_group.
-struct Part {
+// What a block does: pages first_page .. of first_group to end_page of last_group, of each group
+// the tile of its lane. Nothing if last_group < first_group.
+struct Share {
   int32_t first_group;
   int32_t first_page;
   int32_t last_group;
   int32_t end_page;
+  int32_t lane;
+  int32_t unused[3];
+  Group group;  // the first one
 };
 
 // At the head of the metadata; groups follow.
@@ -53,8 +57,8 @@ struct Schedule {
   int32_t num_lanes;
   int32_t num_parts;
   int32_t num_split_groups;
-  Part parts[kMaxParts];
-  int32_t split_groups[kMaxParts];
+  Share shares[kMaxParts];        // of the blocks
+  Group split_groups[kMaxParts];  // copies
 };
 
 DF_HOST_DEVICE inline int tiles_of(int num_queries, int num_heads) {
@@ -89,10 +93,19 @@ DF_HOST_DEVICE inline int visible_pages(int kv_len, int num_queries, int num_hea
 template <typename PagesOf, typename Emit>
 DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
                                      const PagesOf& pages_of, const Emit& emit) {
-  int part = 0, rest = payload;
-  for (int group = 0; group < num_groups; ++group) {
-    int left = pages_of(group), page = 0;
-    while (cost_of(left) > rest) {
+  int part = 0, rest = payload, group = 0, page = 0;
+  int left = num_groups > 0 ? pages_of(0) : 0;
+  int next = num_groups > 1 ? pages_of(1) : 0;  // read ahead: the loop is a chain of dependences
+  while (group < num_groups) {
+    const int cost = cost_of(left);
+    if (cost <= rest) {
+      emit(part, group, page, page + left);
+      rest -= cost;
+      page = 0;
+      left = next;
+      ++group;
+      next = pages_of(group + 1 < num_groups ? group + 1 : 0);
+    } else {
       const int taken = left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
       if (taken > 0) emit(part, group, page, page + taken);
       page += taken;
@@ -100,8 +113,6 @@ DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
       rest = payload;
       if (++part == max_parts) return max_parts + 1;
     }
-    emit(part, group, page, page + left);
-    rest -= cost_of(left);
   }
   return part + 1;
 }

@@ -56,11 +56,12 @@ inline Inputs make_inputs(const MlaDecodeProblem& p, float* partials, float* lse
 
 // A tile's share of pages in this block's part.
 struct Segment {
-  Group group;
+  int slot_id;                           // of the page table
+  int kv_len, first_token, num_queries;  // of the sequence
   int tile;
   int first_page;
   int num_pages;
-  int slot;  // of partial results; < 0: the tile is not split
+  int partial;  // slot of partial results; < 0: the tile is not split
 
   __device__ int first_row() const { return tile * kTileRows; }
 };
@@ -68,30 +69,32 @@ struct Segment {
 // Steps through the segments of a block; every role of the block sees the same ones.
 class Segments {
  public:
-  __device__ explicit Segments(const Inputs& in) : in_(in) {
-    const int lanes = in.schedule->num_lanes;
-    const int block = static_cast<int>(blockIdx.x);
-    part_idx_ = block / lanes;
-    lane_ = block % lanes;
-    if (part_idx_ < in.schedule->num_parts) part_ = in.schedule->parts[part_idx_];
-    group_ = part_.first_group;
-  }
+  __device__ explicit Segments(const Inputs& in)
+      : in_(in),
+        group_(in.schedule->shares[blockIdx.x].first_group),
+        last_group_(in.schedule->shares[blockIdx.x].last_group) {}
 
   __device__ bool next(Segment& segment) {
+    const Share& share = in_.schedule->shares[blockIdx.x];
     const Group* groups = reinterpret_cast<const Group*>(in_.schedule + 1);
-    for (; group_ <= part_.last_group; ++group_) {
-      segment.group = groups[group_];
-      if (lane_ >= segment.group.num_tiles) continue;
-      const Group& group = segment.group;
-      segment.tile = group.first_tile + lane_;
-      segment.first_page = group_ == part_.first_group ? part_.first_page : 0;
-      const int seen = visible_pages(group.kv_len, group.num_queries, in_.num_heads, segment.tile);
-      const int end = min(group_ == part_.last_group ? part_.end_page : group.num_pages, seen);
+    for (; group_ <= last_group_; ++group_, is_first_ = false) {
+      const bool is_last = group_ == last_group_;
+      const Group* group = is_first_ ? &share.group : groups + group_;
+      if (!is_last) asm volatile("prefetch.global.L2 [%0];" ::"l"(groups + group_ + 1));
+      if (share.lane >= group->num_tiles) continue;
+      segment.slot_id = group->slot;
+      segment.kv_len = group->kv_len;
+      segment.first_token = group->first_token;
+      segment.num_queries = group->num_queries;
+      segment.tile = group->first_tile + share.lane;
+      segment.first_page = is_first_ ? share.first_page : 0;
+      const int seen =
+          visible_pages(segment.kv_len, segment.num_queries, in_.num_heads, segment.tile);
+      const int end = min(is_last ? share.end_page : group->num_pages, seen);
       segment.num_pages = max(end - segment.first_page, 0);
-      segment.slot = group.num_splits == 1
-                         ? -1
-                         : 2 * static_cast<int>(blockIdx.x) + (group_ != part_.first_group);
+      segment.partial = group->num_splits == 1 ? -1 : 2 * static_cast<int>(blockIdx.x) + !is_first_;
       ++group_;
+      is_first_ = false;
       return true;
     }
     return false;
@@ -99,8 +102,9 @@ class Segments {
 
  private:
   const Inputs& in_;
-  Part part_ = {0, 0, -1, 0};
-  int part_idx_, lane_, group_;
+  int group_;
+  const int last_group_;
+  bool is_first_ = true;
 };
 
 __device__ inline float exp2_fast(float x) {
@@ -250,11 +254,11 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
     const int local = warp * 16 + lane / 4 + 8 * r;
     const int row = segment.first_row() + local;
     const int token = row / in.num_heads;
-    const bool valid = token < segment.group.num_queries;
+    const bool valid = token < segment.num_queries;
     const float factor = sum[r] > 0.0f ? in.output_scale / sum[r] : 0.0f;
-    if (segment.slot >= 0) {
+    if (segment.partial >= 0) {
       if (!valid) continue;
-      const int64_t at = int64_t{segment.slot} * kTileRows + local;
+      const int64_t at = int64_t{segment.partial} * kTileRows + local;
       float* out = in.partials + at * 512 + column + lane % 4 * 2;
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
@@ -266,7 +270,7 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
       }
       continue;
     }
-    __nv_bfloat16* out = in.out + int64_t{segment.group.first_token + token} * in.out_stride +
+    __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
                          int64_t{row - token * in.num_heads} * in.out_head_stride + column;
 #pragma unroll
     for (int i = 0; i < 32; i += 4) {

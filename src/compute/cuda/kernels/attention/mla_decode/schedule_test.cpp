@@ -1,0 +1,83 @@
+// The cutting of groups into parts: everything once, in order, nothing above the payload, and the
+// payloads that the kernel tries suffice.
+#include "compute/cuda/kernels/attention/mla_decode/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+namespace deepflight::cuda_mla_decode {
+namespace {
+
+// Parts that a payload needs; checks what is emitted.
+int fill(const std::vector<int>& pages, int max_parts, int payload) {
+  std::vector<int> cost(max_parts + 1);
+  int group = 0, page = 0, last_part = 0;
+  const auto pages_of = [&](int i) { return pages[i]; };
+  const int used = fill_parts(static_cast<int>(pages.size()), max_parts, payload, pages_of,
+                              [&](int part, int g, int first, int end) {
+                                EXPECT_GE(part, last_part);
+                                EXPECT_LT(part, max_parts);
+                                last_part = part;
+                                EXPECT_EQ(g, group);
+                                EXPECT_EQ(first, page);
+                                cost[part] += cost_of(end - first);
+                                if (end == pages[g]) {
+                                  ++group;
+                                  page = 0;
+                                } else {
+                                  EXPECT_GT(end, first);
+                                  EXPECT_EQ((end - first) % 2, 0);
+                                  page = end;
+                                }
+                              });
+  for (const int c : cost) EXPECT_LE(c, payload);
+  if (used <= max_parts) {
+    EXPECT_EQ(group, static_cast<int>(pages.size()));
+  }
+  return used;
+}
+
+TEST(MlaDecodeSchedule, Fills) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 3000; ++round) {
+    const int max_parts = std::vector<int>{1, 11, 33, 66, 132}[random() % 5];
+    std::vector<int> pages(1 + random() % 200);
+    const int longest = 1 + static_cast<int>(random() % 2000);
+    int64_t total = 0;
+    for (int& p : pages) {
+      p = random() % 4 == 0 ? static_cast<int>(random() % 3) : static_cast<int>(random() % longest);
+      total += cost_of(p);
+    }
+    const int payload = least_payload(total, max_parts);
+    EXPECT_LE(fill(pages, max_parts, payload + 31), max_parts);
+    int best = 0;
+    while (fill(pages, max_parts, payload + best) > max_parts) ++best;
+    EXPECT_LE(best, 31);
+  }
+}
+
+// 64 sequences of 64 pages on 66 parts: whole ones, not 2 more splits for 3% of balance.
+TEST(MlaDecodeSchedule, LeavesEqualSequencesWhole) {
+  const std::vector<int> pages(64, 64);
+  int payload = least_payload(64 * cost_of(64), 66);
+  while (fill(pages, 66, payload) > 66) ++payload;
+  EXPECT_EQ(payload, cost_of(64));
+  EXPECT_EQ(fill(pages, 66, payload), 64);
+}
+
+TEST(MlaDecodeSchedule, Visible) {
+  EXPECT_EQ(visible_tokens(10, 3, 0), 8);
+  EXPECT_EQ(visible_tokens(1, 3, 0), 0);
+  EXPECT_EQ(visible_pages(65, 1, 128, 0), 2);
+  EXPECT_EQ(visible_pages(65, 2, 128, 0), 1);  // the first token's heads
+  EXPECT_EQ(visible_pages(65, 2, 128, 3), 2);
+  EXPECT_EQ(visible_pages(65, 2, 16, 0), 2);
+  EXPECT_EQ(visible_pages(0, 1, 16, 0), 0);
+  EXPECT_EQ(tiles_of(1, 128), 2);
+  EXPECT_EQ(tiles_of(6, 16), 2);
+}
+
+}  // namespace
+}  // namespace deepflight::cuda_mla_decode
