@@ -19,9 +19,12 @@ endif()
 find_package(CUDAToolkit 13 REQUIRED)
 add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall;\
 --expt-relaxed-constexpr;-lineinfo>")
-# Registers that spill, and arrays that land in local memory, are errors.
-add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:\
--Xptxas=--warn-on-spills,--warn-on-local-memory-usage,-Werror>")
+# Registers that spill, and arrays that land in local memory, are errors; called by df_module for
+# all kernels that do not declare them.
+function(df_forbid_local_memory)
+  set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS
+               -Xptxas=--warn-on-spills,--warn-on-local-memory-usage,-Werror)
+endfunction()
 
 # NOTE: a .cu file holds kernels and their launch, and may not include base/check.h or anything else
 # that brings in fmt 9, which nvcc's host pass rejects as C++20. Checks belong in launch.cpp.

@@ -1,9 +1,10 @@
 # df_module(NAME <name> SRCS <files...> [DEPS <modules...>] [CUDA_DEPS <modules...>]
-#           [TEST_DEPS <modules...>] [LIBS <targets...>])
+#           [TEST_DEPS <modules...>] [LIBS <targets...>] [LOCAL_MEMORY <sources...>])
 #
 # Declares one folder of src/ as the static library df_<name>. DEPS are the other folders it may
 # include (their df_module names), CUDA_DEPS more of them where DF_CUDA is on; TEST_DEPS those that only its tests and benches may, such as a
-# concrete backend; LIBS are third-party targets. Beside the sources, found by name:
+# concrete backend; LIBS are third-party targets; LOCAL_MEMORY the .cu
+# files whose kernels may spill or use local memory. Beside the sources, found by name:
 #   *_test.cpp   GoogleTest cases, gathered in one ctest called <name>
 #   *_bench.cpp  Google Benchmark cases, gathered in the target <name>_bench (never a test)
 #   *_gpu_test.cpp  cases that need a GPU; all folders' go into one program, gpu_test
@@ -11,7 +12,7 @@
 #   *_fuzz.cpp   fuzz targets: libFuzzer under DF_FUZZ, else a ctest that replays mutated seeds
 # A folder with no source files of its own (headers only) passes no SRCS.
 function(df_module)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;CUDA_DEPS;TEST_DEPS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;CUDA_DEPS;TEST_DEPS;LIBS;LOCAL_MEMORY" ${ARGN})
   if(ARG_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "df_module(${ARG_NAME}): unknown arguments ${ARG_UNPARSED_ARGUMENTS}")
   endif()
@@ -69,6 +70,14 @@ function(df_module)
   endforeach()
 
   if(DF_CUDA)
+    set(kernels ${ARG_SRCS})
+    list(FILTER kernels INCLUDE REGEX "\\.cu$")
+    if(ARG_LOCAL_MEMORY)
+      list(REMOVE_ITEM kernels ${ARG_LOCAL_MEMORY})
+    endif()
+    if(kernels)
+      df_forbid_local_memory(${kernels})
+    endif()
     df_gpu_sources(${ARG_NAME} "${test_dep_targets}")
   endif()
 endfunction()

@@ -30,7 +30,7 @@ def read_modules(src):
             words = body.split()
             fields, key = {}, None
             for word in words:
-                if word in ("NAME", "SRCS", "DEPS", "CUDA_DEPS", "TEST_DEPS", "LIBS"):
+                if word in ("NAME", "SRCS", "DEPS", "CUDA_DEPS", "TEST_DEPS", "LIBS", "LOCAL_MEMORY"):
                     key = word
                     fields[key] = []
                 elif key:
