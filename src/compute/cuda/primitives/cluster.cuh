@@ -24,10 +24,9 @@ __device__ inline uint32_t address_in_block(uint32_t shared, uint32_t rank) {
   return address;
 }
 
-// Takes an address_in_block().
+// Takes an address_in_block(). Orders nothing for the other block but what this thread has read.
 __device__ inline void cluster_barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 __device__ inline float4 load_cluster_float4(uint32_t address) {

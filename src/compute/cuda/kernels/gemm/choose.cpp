@@ -43,7 +43,7 @@ double row_tiles(const Config& config, const Shape& shape) {
   constexpr int kSamples = 16;
   for (int i = 0; i < kSamples; ++i) {
     const double rows = std::max(1.0, mean / occupied * (0.5 + (i + 0.5) / kSamples));
-    tiles += std::ceil(rows / config.rows) / kSamples;
+    tiles += std::ceil((rows + 1.5) / config.rows) / kSamples;  // a tile may begin before
   }
   return tiles * occupied * shape.num_groups;
 }
@@ -86,24 +86,29 @@ std::vector<Config> candidates(const Shape& shape) {
     if (fits(config)) found.push_back(config);
   };
   const int64_t k_blocks = ceil_div(shape.k, kBlockK);
-  for (const int rows : {8, 16, 32, 48, 64, 96, 128, 160, 192}) {
+  for (const int rows : {16, 32, 48, 64, 96, 128, 160, 192}) {
     for (const int columns : {64, 128}) {
       for (const int split : {1, 2, 4, 8}) {
         if (split > 1 && (shape.num_groups > 0 || k_blocks < 4 * split || rows > 128)) continue;
-        Config config;
-        config.swapped = true;
-        config.rows = rows;
-        config.columns = columns;
-        config.warpgroups = columns / 64;
-        config.split_k = split;
-        add(config);
+        for (const int blocks : {1, 2}) {
+          if (blocks == 2 && rows > 64) continue;  // registers
+          Config config;
+          config.swapped = true;
+          config.rows = rows;
+          config.columns = columns;
+          config.warpgroups = columns / 64;
+          config.split_k = split;
+          config.blocks_per_sm = blocks;
+          add(config);
+        }
       }
     }
   }
   for (const int rows : {128, 256}) {
     for (const int columns : {64, 96, 128, 144, 160, 192}) {
       for (const int multicast : {1, 2}) {
-        if (rows == 256 && columns > 128) continue;
+        if (columns > (rows == 256 ? 128 : shape.num_groups > 0 ? 160 : 192))
+          continue;  // registers
         Config config;
         config.rows = rows;
         config.columns = columns;
@@ -164,8 +169,10 @@ Config choose(const Shape& shape, const Machine& machine) {
 int num_blocks(const Config& config, const Shape& shape, const Machine& machine) {
   const int64_t strips = ceil_div(shape.n, config.columns * config.multicast);
   int64_t tiles = ceil_div(shape.m, config.rows);
-  if (shape.num_groups > 0)
-    tiles = shape.m / config.rows + std::min<int64_t>(shape.num_groups, shape.m);
+  if (shape.num_groups > 0) {
+    const int64_t groups = std::min<int64_t>(shape.num_groups, shape.m);
+    tiles = (shape.m + 3 * groups) / config.rows + groups;
+  }
   const int64_t units = tiles * strips;
   if (config.split_k > 1) return static_cast<int>(units * config.cluster());
   const int64_t slots = machine.num_sms * config.blocks_per_sm / config.cluster();

@@ -1,6 +1,6 @@
 // Compiles every kernel that choose() can return for the shapes of R1 and of small models, as the
 // serving process would, and fails on spills. Needs NVRTC and no GPU. Also leaves the binaries in
-// the kernel cache, if told to: `gemm_compile_check --fill`.
+// the kernel cache, if told to (--fill), or compiles all that choose() weighs (--all).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -49,8 +49,15 @@ bool spills(const std::string& log) {
   return log.find("spill stores") == std::string::npos;
 }
 
-int check_all(bool fill) {
-  const std::vector<Config> configs = chosen_configs();
+// All that is weighed, for tuning.
+std::vector<Config> candidate_configs() {
+  std::vector<Config> configs = candidates({64, 4096, 7168, 0, false});
+  for (const Config& config : candidates({64, 4096, 7168, 32, false})) configs.push_back(config);
+  return configs;
+}
+
+int check_all(bool fill, bool all) {
+  const std::vector<Config> configs = all ? candidate_configs() : chosen_configs();
   std::mutex mutex;
   int failures = 0;
   ThreadPool pool(0);
@@ -79,5 +86,6 @@ int check_all(bool fill) {
 }  // namespace deepflight::gemm_fp8
 
 int main(int argc, char** argv) {
-  return deepflight::gemm_fp8::check_all(argc > 1 && std::string_view(argv[1]) == "--fill");
+  const std::string_view option = argc > 1 ? argv[1] : "";
+  return deepflight::gemm_fp8::check_all(option == "--fill", option == "--all");
 }

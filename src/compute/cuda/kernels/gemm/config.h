@@ -28,6 +28,10 @@ struct Config {
   constexpr int left() const { return swapped ? columns : rows; }  // operand of 64 rows a warpgroup
   constexpr int right() const { return swapped ? rows : columns; }  // operand of 8 to 256
   constexpr int repeats() const { return left() / (64 * warpgroups); }
+  // Whether a warpgroup's registers hold the products of two blocks of k beside the sums.
+  constexpr bool pipelined() const {
+    return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : 32);
+  }
   constexpr int cluster() const { return multicast * split_k; }
   constexpr int threads() const { return warpgroups * 128 + kProducerThreads; }
   // Tiles of x's scale blocks that a tile of columns can touch.

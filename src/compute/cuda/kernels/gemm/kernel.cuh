@@ -195,44 +195,116 @@ __device__ inline void release(const Shared<kConfig>& shared, int stage) {
   }
 }
 
-// A warpgroup: its rows of the left operand, `left` being the first of this warp's 16.
+// What one warpgroup does to its rows of the left operand.
 template <Config kConfig>
-__device__ __forceinline__ void multiply_tile(
-    const Shared<kConfig>& shared, const Tile& tile, int k_blocks, int warpgroup, int left,
-    Ring<kConfig>& ring, float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
-  constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
-#pragma unroll
-  for (int r = 0; r < kRepeats; ++r) {
-#pragma unroll
-    for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
+struct Multiplier {
+  static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
+  // Registers for the products of two blocks of k: one is scaled while the next is multiplied.
+  static constexpr bool kPipelined = kConfig.pipelined();
+  // Else two warpgroups take turns, so that one scales while the other multiplies.
+  static constexpr bool kTurns = !kPipelined && kConfig.warpgroups == 2;
+  static constexpr int kTurnBarrier = 2;  // of the first warpgroup; the second's is the next
+
+  using Product = float[kRight / 2];
+
+  const Shared<kConfig>& shared;
+  int warpgroup;
+  int left;  // this warp's first row
+  Ring<kConfig> ring{};
+  Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
+
+  __device__ __forceinline__ void start() const {
+    if (kTurns && warpgroup == 1) named_arrive<256>(kTurnBarrier);
   }
-  const uint32_t offset = warpgroup * kRepeats * 64 * kBlockK;
-  for (int k = 0; k < k_blocks; ++k, ring.advance()) {
-    barrier_wait(shared.full(ring.stage), ring.parity);
-    Scales<kConfig> scales;
-    scales.load(shared.x_scales(ring.stage), shared.w_scales(ring.stage), left, tile.first_column);
-    const uint32_t x = shared.x(ring.stage), w = shared.w(ring.stage);
+
+  __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
+    const uint32_t x = shared.x(stage), w = shared.w(stage);
+    const uint32_t offset = (warpgroup * kRepeats + repeat) * 64 * kBlockK;
     const uint64_t left_operand = matrix_descriptor((kConfig.swapped ? w : x) + offset, 16, 1024);
     const uint64_t right_operand = matrix_descriptor(kConfig.swapped ? x : w, 16, 1024);
+    if (kTurns) named_sync<256>(kTurnBarrier + warpgroup);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kBlockK / 32; ++i) {
+      WgmmaE4m3<kRight>::multiply(product, left_operand + (i * 32 >> 4),
+                                  right_operand + (i * 32 >> 4), i > 0);
+    }
+    wgmma_commit();
+    if (kTurns) named_arrive<256>(kTurnBarrier + 1 - warpgroup);
+  }
+
+  // Pipelined: starts on the next block of k.
+  __device__ __forceinline__ void begin_block(Product& product) {
+    barrier_wait(shared.full(ring.stage), ring.parity);
+    issue(ring.stage, 0, product);
+    ring.advance();
+  }
+
+  // Pipelined: takes in the oldest, with kPending behind it.
+  template <int kPending>
+  __device__ __forceinline__ void end_block(const Tile& tile, Product& product, Product& sums) {
+    Scales<kConfig> scales;
+    scales.load(shared.x_scales(done.stage), shared.w_scales(done.stage), left, tile.first_column);
+    wgmma_wait<kPending>();
+    pin(product);
+    if (!Scales<kConfig>::kLate) release<kConfig>(shared, done.stage);
+    scales.add(sums, product, 0);
+    if (Scales<kConfig>::kLate) release<kConfig>(shared, done.stage);
+    done.advance();
+  }
+
+  __device__ __forceinline__ void run_pipelined(const Tile& tile, int k_blocks, Product& sums) {
+    Product even, odd;
+    begin_block(even);
+    int k = 1;
+    for (; k + 1 < k_blocks; k += 2) {
+      begin_block(odd);
+      end_block<1>(tile, even, sums);
+      begin_block(even);
+      end_block<1>(tile, odd, sums);
+    }
+    if (k < k_blocks) {
+      begin_block(odd);
+      end_block<1>(tile, even, sums);
+      end_block<0>(tile, odd, sums);
+    } else {
+      end_block<0>(tile, even, sums);
+    }
+  }
+
+  __device__ __forceinline__ void run_in_turns(const Tile& tile, int k_blocks,
+                                               Product (&sums)[kRepeats]) {
+    for (int k = 0; k < k_blocks; ++k, ring.advance()) {
+      barrier_wait(shared.full(ring.stage), ring.parity);
+      Scales<kConfig> scales;
+      scales.load(shared.x_scales(ring.stage), shared.w_scales(ring.stage), left,
+                  tile.first_column);
+#pragma unroll
+      for (int r = 0; r < kRepeats; ++r) {
+        Product product;
+        issue(ring.stage, r, product);
+        wgmma_wait<0>();
+        pin(product);
+        if (r == kRepeats - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+        scales.add(sums[r], product, r);
+      }
+      if (Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+    }
+  }
+
+  __device__ __forceinline__ void run(const Tile& tile, int k_blocks, Product (&sums)[kRepeats]) {
 #pragma unroll
     for (int r = 0; r < kRepeats; ++r) {
-      float product[kRight / 2];
-      pin(product);
-      wgmma_fence();
 #pragma unroll
-      for (int i = 0; i < kBlockK / 32; ++i) {
-        WgmmaE4m3<kRight>::multiply(product, left_operand + ((r * 64 * kBlockK + i * 32) >> 4),
-                                    right_operand + (i * 32 >> 4), i > 0);
-      }
-      wgmma_commit();
-      wgmma_wait<0>();
-      pin(product);
-      if (r == kRepeats - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
-      scales.add(sums[r], product, r);
+      for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
     }
-    if (Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+    if constexpr (kPipelined) {
+      run_pipelined(tile, k_blocks, sums[0]);
+    } else {
+      run_in_turns(tile, k_blocks, sums);
+    }
   }
-}
+};
 
 // The rows of the left operand from `left` on.
 template <Config kConfig>
@@ -253,12 +325,12 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int left = warpgroup * kRepeats * 64 + warp * 16;
   Schedule<kConfig> schedule(p, before);
-  Ring<kConfig> ring;
   Tile tile;
   float sums[kRepeats][kConfig.right() / 2];
+  Multiplier<kConfig> multiplier = {shared, warpgroup, left};
+  multiplier.start();
   while (schedule.next(tile)) {
-    multiply_tile<kConfig>(shared, tile, schedule.k_end() - schedule.k_begin(), warpgroup, left,
-                           ring, sums);
+    multiplier.run(tile, schedule.k_end() - schedule.k_begin(), sums);
     if constexpr (kConfig.split_k > 1) {
       // The stages have been read by all; a split kernel has no second tile to fill them.
       named_sync<kConfig.warpgroups * 128>(1);
@@ -317,8 +389,9 @@ __device__ __forceinline__ void run(const Params& p) {
     __syncwarp();
     if constexpr (kConfig.split_k > 1) cluster_sync();
   } else {
+    // With the producers' as many as the block was launched with: 168 (80) for each thread.
     if constexpr (kConfig.warpgroups == 2) {
-      raise_registers<kConfig.blocks_per_sm == 1 ? 232 : 112>();
+      raise_registers<kConfig.blocks_per_sm == 1 ? 232 : 104>();
     }
     consume<kConfig>(p, shared, before);
   }

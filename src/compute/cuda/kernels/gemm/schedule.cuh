@@ -8,10 +8,12 @@
 
 namespace deepflight::gemm_fp8 {
 
+// NOTE: the copy engine takes x's scales only from 16-byte boundaries, so a group's tiles start up
+// to three rows before it. Those rows are computed and not stored.
 struct Tile {
   int group;
   int first_row;
-  int end_row;  // of the group; past first_row + rows where the tile is full
+  int begin_row, end_row;  // of the group; past first_row + rows where the tile is full
   int first_column;
 };
 
@@ -24,7 +26,8 @@ __device__ inline void count_row_tiles(const Params& p, int32_t* before) {
     const int group = first + lane;
     int count = 0;
     if (group < p.num_groups) {
-      count = (p.offsets[group + 1] - p.offsets[group] + kConfig.rows - 1) / kConfig.rows;
+      const int begin = p.offsets[group], end = p.offsets[group + 1];
+      if (begin < end) count = (end - begin / 4 * 4 + kConfig.rows - 1) / kConfig.rows;
     }
     int sum = count;  // inclusive
 #pragma unroll
@@ -50,12 +53,12 @@ class Schedule {
   }
 
   __device__ bool next(Tile& tile) {
-    int first_row = 0, end_row = p_.m, tiles = (p_.m + kConfig.rows - 1) / kConfig.rows;
+    int begin_row = 0, end_row = p_.m, tiles = (p_.m + kConfig.rows - 1) / kConfig.rows;
     int local = next_;
     if constexpr (kConfig.grouped) {
       while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= next_) ++group_;
       if (group_ == p_.num_groups) return false;
-      first_row = p_.offsets[group_];
+      begin_row = p_.offsets[group_];
       end_row = p_.offsets[group_ + 1];
       tiles = before_[group_ + 1] - before_[group_];
       local -= before_[group_] * strips_;
@@ -69,7 +72,8 @@ class Schedule {
     const int band_tiles = min(kBand, tiles - band * kBand);
     const int strip = rest / band_tiles;
     tile.group = group_;
-    tile.first_row = first_row + (band * kBand + rest - strip * band_tiles) * kConfig.rows;
+    tile.first_row = begin_row / 4 * 4 + (band * kBand + rest - strip * band_tiles) * kConfig.rows;
+    tile.begin_row = begin_row;
     tile.end_row = end_row;
     tile.first_column = strip * kConfig.columns * kConfig.multicast;
     if constexpr (kConfig.multicast > 1) tile.first_column += rank_ * kConfig.columns;

@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_rows(const Params& p, const Tile& tile, in
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int64_t out_row = row + lane / 4 + 8 * r;
-    const bool valid = out_row < tile.end_row;
+    const bool valid = out_row >= tile.begin_row && out_row < tile.end_row;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       uint32_t pairs[4];
@@ -91,7 +91,7 @@ __device__ __forceinline__ void store_columns(const Params& p, const Tile& tile,
       for (int j = 0; j < 4; ++j) {
         const int64_t row = tile.first_row + 8 * i + lane % 4 * 2 + j % 2;
         const int at = column + lane / 4 + j / 2 * 8;
-        if (row < tile.end_row && at < p.n) {
+        if (row >= tile.begin_row && row < tile.end_row && at < p.n) {
           store_one<true>(p, row * p.out_stride + at, sums[4 * i + j]);
         }
       }
@@ -102,7 +102,7 @@ __device__ __forceinline__ void store_columns(const Params& p, const Tile& tile,
         const uint32_t pair =
             transpose_8x8(pack_bf16(sums[4 * i + 2 * r], sums[4 * i + 2 * r + 1]));
         const int at = column + 8 * r + lane % 4 * 2;
-        if (row >= tile.end_row || at >= p.n) continue;
+        if (row < tile.begin_row || row >= tile.end_row || at >= p.n) continue;
         uint16_t* out = static_cast<uint16_t*>(p.out) + row * p.out_stride + at;
         if (p.out_alignment >= 4) {
           *reinterpret_cast<uint32_t*>(out) = pair;
