@@ -49,11 +49,11 @@ Result<Device> open_device(const DeviceOptions& options) {
   return open_cpu(options);
 }
 
-Status start_kernel_timeline(const Device& device) {
+Status start_kernel_timeline(const Device& device, bool by_graph) {
   if (!device.is_cuda) {
     return make_error(ErrorCode::kUnavailable, "the CPU backend keeps no timeline of kernels");
   }
-  return Timeline::start();
+  return Timeline::start(by_graph ? TimelineDetail::kGraphs : TimelineDetail::kKernels);
 }
 
 std::vector<ProfiledKernel> stop_kernel_timeline(const Device&) {
@@ -61,7 +61,8 @@ std::vector<ProfiledKernel> stop_kernel_timeline(const Device&) {
   for (auto& activity : Timeline::stop()) {
     kernels.push_back({std::move(activity.range), std::move(activity.name),
                        static_cast<double>(activity.begin_ns) * 1e-3,
-                       static_cast<double>(activity.end_ns) * 1e-3, activity.stream_id});
+                       static_cast<double>(activity.end_ns) * 1e-3, activity.stream_id,
+                       activity.graph_launch});
   }
   return kernels;
 }
@@ -81,7 +82,7 @@ Result<Device> open_device(const DeviceOptions& options) {
   return open_cpu(options);
 }
 
-Status start_kernel_timeline(const Device&) {
+Status start_kernel_timeline(const Device&, bool) {
   return make_error(ErrorCode::kUnavailable, "the CPU backend keeps no timeline of kernels");
 }
 

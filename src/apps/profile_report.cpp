@@ -12,12 +12,17 @@ std::vector<ProfileRow> profile_rows(const std::vector<ProfiledKernel>& kernels,
                                      const std::vector<OpCost>& costs, const MachineRates& rates) {
   CHECK(num_steps > 0, num_steps);
   std::map<std::string, ProfileRow> by_label;
+  std::map<uint32_t, double> done_us;  // of each stream's kernels so far
   double total_us = 0;
   for (const auto& kernel : kernels) {
+    double& front_done_us = done_us.try_emplace(kernel.stream_id, kernel.begin_us).first->second;
+    const double us =
+        std::max(0.0, kernel.end_us - std::max(kernel.begin_us, front_done_us)) / num_steps;
+    front_done_us = std::max(front_done_us, kernel.end_us);
     ProfileRow& row = by_label[kernel.label.empty() ? "other" : kernel.label];
-    row.us += (kernel.end_us - kernel.begin_us) / num_steps;
+    row.us += us;
     row.num_kernels += 1.0 / num_steps;
-    total_us += (kernel.end_us - kernel.begin_us) / num_steps;
+    total_us += us;
   }
   for (const auto& cost : costs) {
     const auto row = by_label.find(cost.label);
@@ -37,16 +42,47 @@ std::vector<ProfileRow> profile_rows(const std::vector<ProfiledKernel>& kernels,
   return rows;
 }
 
-double busy_share(const std::vector<ProfiledKernel>& kernels) {
-  if (kernels.empty()) return 0;
+namespace {
+
+struct Busy {
   double busy_us = 0;
+  double span_us = 0;
+  double share() const { return span_us > 0 ? busy_us / span_us : 0; }
+};
+
+// Overlap counts once; a replay counts by replay_share. Kernels in order of begin_us.
+Busy measure_busy(const std::vector<ProfiledKernel>& kernels, double replay_share) {
+  Busy busy;
+  if (kernels.empty()) return busy;
   double covered_until = kernels.front().begin_us;
   for (const auto& kernel : kernels) {
-    busy_us += std::max(0.0, kernel.end_us - std::max(kernel.begin_us, covered_until));
+    const double new_us = std::max(0.0, kernel.end_us - std::max(kernel.begin_us, covered_until));
+    busy.busy_us += kernel.graph_launch != 0 ? new_us * replay_share : new_us;
     covered_until = std::max(covered_until, kernel.end_us);
   }
-  const double span_us = covered_until - kernels.front().begin_us;
-  return span_us > 0 ? busy_us / span_us : 0;
+  busy.span_us = covered_until - kernels.front().begin_us;
+  return busy;
+}
+
+}  // namespace
+
+double busy_share(const std::vector<ProfiledKernel>& kernels) {
+  return measure_busy(kernels, 1.0).share();
+}
+
+double busy_share_of_replays(const std::vector<ProfiledKernel>& replays,
+                             const std::vector<ProfiledKernel>& kernels) {
+  std::map<uint64_t, std::vector<ProfiledKernel>> by_replay;
+  for (const auto& kernel : kernels) {
+    if (kernel.graph_launch != 0) by_replay[kernel.graph_launch].push_back(kernel);
+  }
+  Busy inside;
+  for (const auto& [replay, parts] : by_replay) {
+    const Busy busy = measure_busy(parts, 1.0);
+    inside.busy_us += busy.busy_us;
+    inside.span_us += busy.span_us;
+  }
+  return measure_busy(replays, by_replay.empty() ? 1.0 : inside.share()).share();
 }
 
 std::string profile_table(const StepProfile& profile) {

@@ -16,6 +16,7 @@ struct ProfiledKernel {
   double begin_us = 0;
   double end_us = 0;
   uint32_t stream_id = 0;
+  uint64_t graph_launch = 0;  // replay of a graph that it is part of, or is; 0: none
 };
 
 struct ProfileRow {
@@ -30,13 +31,20 @@ struct ProfileRow {
 };
 
 // Sums the kernels by label over num_steps equal steps; the rows of the largest time first.
-// Kernels without a label come as "other".
+// Kernels without a label come as "other". A kernel that was launched while the one in front of it
+// in its stream still ran counts from when that one was done: before, it could only wait.
 std::vector<ProfileRow> profile_rows(const std::vector<ProfiledKernel>& kernels, int num_steps,
                                      const std::vector<OpCost>& costs, const MachineRates& rates);
 
 // Time in which at least one kernel ran, over the time from the first one's begin to the last one's
 // end. Kernels in order of begin_us.
 double busy_share(const std::vector<ProfiledKernel>& kernels);
+
+// The same where steps are replays of graphs. `replays` has each replay as one activity: the time
+// between them is true there. `kernels`, of another recording, tells the share of a replay in which
+// kernels ran. Without replays it is busy_share.
+double busy_share_of_replays(const std::vector<ProfiledKernel>& replays,
+                             const std::vector<ProfiledKernel>& kernels);
 
 struct StepProfile {
   std::string title;  // "decode B=64 context=4096"

@@ -41,6 +41,36 @@ TEST(ProfileReport, BusyCountsOverlapOnceAndGapsNot) {
   EXPECT_DOUBLE_EQ(busy_share({kKernels[0]}), 1);
 }
 
+TEST(ProfileReport, KernelsThatWaitForTheOneInFrontCountFromItsEnd) {
+  const std::vector<ProfiledKernel> kernels = {
+      {"a", "a", 0, 10, 1},
+      {"b", "b", 2, 13, 1},   // launched early: 3 of its own
+      {"c", "c", 5, 9, 2},    // another stream
+      {"d", "d", 11, 12, 1},  // done before the one in front: nothing is left of it
+  };
+  const auto rows = profile_rows(kernels, 1, {}, {1e12, 1e12, 1e12});
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0].label, "a");
+  EXPECT_EQ(rows[1].label, "c");
+  EXPECT_DOUBLE_EQ(rows[1].us, 4);
+  EXPECT_EQ(rows[2].label, "b");
+  EXPECT_DOUBLE_EQ(rows[2].us, 3);
+  EXPECT_DOUBLE_EQ(rows[3].us, 0);
+}
+
+TEST(ProfileReport, BusyOfReplaysTakesGapsBetweenFromOneAndInsideFromTheOther) {
+  const std::vector<ProfiledKernel> kernels = {
+      {"", "k", 0, 6, 1, 1},
+      {"", "k", 8, 10, 1, 1},  // 8 of 10 busy
+      {"", "k", 500, 508, 1, 2},
+      {"", "k", 508, 510, 1, 2},  // 10 of 10
+  };
+  const std::vector<ProfiledKernel> replays = {
+      {"", "graph", 0, 10, 1, 7}, {"", "memcpy", 11, 12, 1, 0}, {"", "graph", 13, 23, 1, 8}};
+  EXPECT_DOUBLE_EQ(busy_share_of_replays(replays, kernels), (10 * 0.9 + 1 + 10 * 0.9) / 23);
+  EXPECT_DOUBLE_EQ(busy_share_of_replays(kKernels, kKernels), busy_share(kKernels));
+}
+
 TEST(ProfileReport, TableJsonAndTraceSayTheSame) {
   StepProfile profile;
   profile.title = "decode B=2 context=7";

@@ -18,12 +18,14 @@ namespace deepflight {
 namespace {
 
 // The calls are recorded because the link from a kernel to its range goes through its call.
-constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_RUNTIME,
-                                         CUPTI_ACTIVITY_KIND_DRIVER,
-                                         CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
-                                         CUPTI_ACTIVITY_KIND_MEMCPY,
-                                         CUPTI_ACTIVITY_KIND_MEMSET,
-                                         CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION};
+constexpr CUpti_ActivityKind kKinds[] = {
+    CUPTI_ACTIVITY_KIND_RUNTIME,
+    CUPTI_ACTIVITY_KIND_DRIVER,
+    CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
+    CUPTI_ACTIVITY_KIND_MEMCPY,
+    CUPTI_ACTIVITY_KIND_MEMSET,
+    CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION,
+    CUPTI_ACTIVITY_KIND_GRAPH_TRACE};  // the last: kGraphs only
 constexpr auto kRangeKind = CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM0;
 
 struct Cupti {
@@ -105,7 +107,7 @@ Recording::Item copy_item(const Record* record, const char* name) {
   item.activity.begin_ns = static_cast<int64_t>(record->start);
   item.activity.end_ns = static_cast<int64_t>(record->end);
   item.activity.stream_id = record->streamId;
-  item.activity.in_graph = record->graphId != 0;
+  if (record->graphId != 0) item.activity.graph_launch = record->correlationId;
   item.correlation_id = record->correlationId;
   return item;
 }
@@ -125,6 +127,10 @@ void take_record(const CUpti_Activity* record) {
     case CUPTI_ACTIVITY_KIND_MEMSET:
       records.items.push_back(
           copy_item(reinterpret_cast<const CUpti_ActivityMemset4*>(record), "memset"));
+      break;
+    case CUPTI_ACTIVITY_KIND_GRAPH_TRACE:
+      records.items.push_back(
+          copy_item(reinterpret_cast<const CUpti_ActivityGraphTrace2*>(record), "graph"));
       break;
     case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION: {
       const auto* link = reinterpret_cast<const CUpti_ActivityExternalCorrelation*>(record);
@@ -156,7 +162,7 @@ Status check(CUptiResult result, const char* what) {
 
 }  // namespace
 
-Status Timeline::start() {
+Status Timeline::start(TimelineDetail detail) {
   CHECK(!is_recording, "one recording at a time");
   if (cupti.enable == nullptr) {
     Cupti loaded;
@@ -169,6 +175,7 @@ Status Timeline::start() {
   records.range_of_correlation.clear();
   records.ranges.clear();
   for (const auto kind : kKinds) {
+    if (kind == CUPTI_ACTIVITY_KIND_GRAPH_TRACE && detail != TimelineDetail::kGraphs) continue;
     RETURN_IF_ERROR(check(cupti.enable(kind), "activity records"));
   }
   is_recording = true;

@@ -94,27 +94,23 @@ template <typename PagesOf, typename Emit>
 DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
                                      const PagesOf& pages_of, const Emit& emit) {
   int part = 0, rest = payload, group = 0, page = 0;
-  int left = num_groups > 0 ? pages_of(0) : 0;
-  int next = num_groups > 1 ? pages_of(1) : 0;  // read ahead: the loop is a chain of dependences
-  while (group < num_groups) {
+  int left = pages_of(0);
+  // Without branches but for emit(): lanes that try several payloads must stay together.
+  for (int step = 0; step < num_groups + max_parts; ++step) {
+    const int next = pages_of(group + 1 < num_groups ? group + 1 : 0);
+    const bool active = group < num_groups && part < max_parts;
     const int cost = cost_of(left);
-    if (cost <= rest) {
-      emit(part, group, page, page + left);
-      rest -= cost;
-      page = 0;
-      left = next;
-      ++group;
-      next = pages_of(group + 1 < num_groups ? group + 1 : 0);
-    } else {
-      const int taken = left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
-      if (taken > 0) emit(part, group, page, page + taken);
-      page += taken;
-      left -= taken;
-      rest = payload;
-      if (++part == max_parts) return max_parts + 1;
-    }
+    const bool fits = cost <= rest;
+    const int room = left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
+    const int taken = fits ? left : room;
+    if (active && (fits || taken > 0)) emit(part, group, page, page + taken);
+    rest = fits ? rest - cost : payload;
+    page = fits ? 0 : page + taken;
+    left = fits ? next : left - taken;
+    group += active && fits ? 1 : 0;
+    part += active && !fits ? 1 : 0;
   }
-  return part + 1;
+  return group < num_groups ? max_parts + 1 : part + 1;
 }
 
 // The least payload that may do; at most 32 more do in any case.

@@ -3,13 +3,14 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/schedule.h"
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/mma.cuh"
 #include "compute/cuda/primitives/tma.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
-#include "compute/cuda/primitives/wgmma_bf16.cuh"
+#include "compute/cuda/primitives/wgmma_16bit.cuh"
 
 namespace deepflight::cuda_mla_decode {
 
@@ -66,45 +67,48 @@ struct Segment {
   __device__ int first_row() const { return tile * kTileRows; }
 };
 
-// Steps through the segments of a block; every role of the block sees the same ones.
+// Steps through the segments of a block; every role of the block sees the same ones. Reads them
+// again, out of the L1, rather than keep them in registers.
 class Segments {
  public:
   __device__ explicit Segments(const Inputs& in)
-      : in_(in),
-        group_(in.schedule->shares[blockIdx.x].first_group),
-        last_group_(in.schedule->shares[blockIdx.x].last_group) {}
+      : in_(in), group_(in.schedule->shares[blockIdx.x].first_group - 1) {}
 
   __device__ bool next(Segment& segment) {
-    const Share& share = in_.schedule->shares[blockIdx.x];
-    const Group* groups = reinterpret_cast<const Group*>(in_.schedule + 1);
-    for (; group_ <= last_group_; ++group_, is_first_ = false) {
-      const bool is_last = group_ == last_group_;
-      const Group* group = is_first_ ? &share.group : groups + group_;
-      if (!is_last) asm volatile("prefetch.global.L2 [%0];" ::"l"(groups + group_ + 1));
-      if (share.lane >= group->num_tiles) continue;
-      segment.slot_id = group->slot;
-      segment.kv_len = group->kv_len;
-      segment.first_token = group->first_token;
-      segment.num_queries = group->num_queries;
-      segment.tile = group->first_tile + share.lane;
-      segment.first_page = is_first_ ? share.first_page : 0;
-      const int seen =
-          visible_pages(segment.kv_len, segment.num_queries, in_.num_heads, segment.tile);
-      const int end = min(is_last ? share.end_page : group->num_pages, seen);
-      segment.num_pages = max(end - segment.first_page, 0);
-      segment.partial = group->num_splits == 1 ? -1 : 2 * static_cast<int>(blockIdx.x) + !is_first_;
-      ++group_;
-      is_first_ = false;
-      return true;
+    const int last = share().last_group;
+    while (++group_ <= last) {
+      if (read(segment)) return true;
     }
     return false;
   }
 
+  // The segment that next() gave; false if this lane has no tile in the group.
+  __device__ bool read(Segment& segment) const {
+    const Share& share = this->share();
+    const Group* groups = reinterpret_cast<const Group*>(in_.schedule + 1);
+    const bool is_first = group_ == share.first_group, is_last = group_ == share.last_group;
+    const Group* group = is_first ? &share.group : groups + group_;
+    if (!is_last) asm volatile("prefetch.global.L2 [%0];" ::"l"(groups + group_ + 1));
+    if (share.lane >= group->num_tiles) return false;
+    segment.slot_id = group->slot;
+    segment.kv_len = group->kv_len;
+    segment.first_token = group->first_token;
+    segment.num_queries = group->num_queries;
+    segment.tile = group->first_tile + share.lane;
+    segment.first_page = is_first ? share.first_page : 0;
+    const int seen =
+        visible_pages(segment.kv_len, segment.num_queries, in_.num_heads, segment.tile);
+    const int end = min(is_last ? share.end_page : group->num_pages, seen);
+    segment.num_pages = max(end - segment.first_page, 0);
+    segment.partial = group->num_splits == 1 ? -1 : 2 * static_cast<int>(blockIdx.x) + !is_first;
+    return true;
+  }
+
  private:
+  __device__ const Share& share() const { return in_.schedule->shares[blockIdx.x]; }
+
   const Inputs& in_;
   int group_;
-  const int last_group_;
-  bool is_first_ = true;
 };
 
 __device__ inline float exp2_fast(float x) {
@@ -174,11 +178,17 @@ __device__ inline void mask_scores(float (&s)[32], int first, const int (&limit)
   }
 }
 
+template <bool kHalf>
 __device__ inline void pack_weights(const float (&s)[32], uint32_t (&weights)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
-    weights[i] = reinterpret_cast<const uint32_t&>(pair);
+    if constexpr (kHalf) {
+      const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
+      weights[i] = reinterpret_cast<const uint32_t&>(pair);
+    } else {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
+      weights[i] = reinterpret_cast<const uint32_t&>(pair);
+    }
   }
 }
 
