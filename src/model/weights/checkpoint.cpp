@@ -243,7 +243,8 @@ StoredTensor DummySource::make_vector(const DummyTensor& tensor) const {
     auto* bits = static_cast<uint16_t*>(memory->data());
     for (size_t i = 0; i < values.size(); ++i) bits[i] = f32_to_bf16(values[i]);
   }
-  return {.values = TensorView(memory->data(), tensor.dtype, {count}),
+  void* values = memory->data();
+  return {.values = TensorView(values, tensor.dtype, {count}),
           .scale_inv = {},
           .owner = std::move(memory)};
 }
@@ -254,7 +255,8 @@ StoredTensor DummySource::make_scales(const DummyTensor& tensor) const {
   const int64_t count = row_blocks * column_blocks;
   auto memory = std::make_shared<Buffer>(Buffer::host(count * int64_t{sizeof(float)}));
   fill_random_scales(fill_of(tensor), count, static_cast<float*>(memory->data()));
-  return {.values = TensorView(memory->data(), DType::kF32, {row_blocks, column_blocks}),
+  void* values = memory->data();
+  return {.values = TensorView(values, DType::kF32, {row_blocks, column_blocks}),
           .scale_inv = {},
           .owner = std::move(memory)};
 }
