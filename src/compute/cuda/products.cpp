@@ -21,6 +21,7 @@ Fp8GemmProblem fp8_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
   problem.k = matrices.k;
   problem.num_groups = offsets == nullptr ? 0 : static_cast<int>(matrices.num_groups);
   problem.offsets = offsets;
+  problem.weights_settled = true;  // nothing writes them after loading, which has been waited for
   return problem;
 }
 

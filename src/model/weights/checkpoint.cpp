@@ -243,8 +243,8 @@ StoredTensor DummySource::make_vector(const DummyTensor& tensor) const {
     auto* bits = static_cast<uint16_t*>(memory->data());
     for (size_t i = 0; i < values.size(); ++i) bits[i] = f32_to_bf16(values[i]);
   }
-  void* values = memory->data();
-  return {.values = TensorView(values, tensor.dtype, {count}),
+  void* data = memory->data();
+  return {.values = TensorView(data, tensor.dtype, {count}),
           .scale_inv = {},
           .owner = std::move(memory)};
 }
@@ -255,8 +255,8 @@ StoredTensor DummySource::make_scales(const DummyTensor& tensor) const {
   const int64_t count = row_blocks * column_blocks;
   auto memory = std::make_shared<Buffer>(Buffer::host(count * int64_t{sizeof(float)}));
   fill_random_scales(fill_of(tensor), count, static_cast<float*>(memory->data()));
-  void* values = memory->data();
-  return {.values = TensorView(values, DType::kF32, {row_blocks, column_blocks}),
+  void* data = memory->data();
+  return {.values = TensorView(data, DType::kF32, {row_blocks, column_blocks}),
           .scale_inv = {},
           .owner = std::move(memory)};
 }

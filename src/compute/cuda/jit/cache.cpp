@@ -1,3 +1,5 @@
+// Cache files: a magic word, the hash of the binary, the binary. The name is the kernel, the hash
+// of all that went in, and the compiler's version.
 #include "compute/cuda/jit/cache.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,5 @@
+// NVRTC through dlopen. The device code includes nothing of CUDA's; of the standard library it gets
+// a <cstdint> of our own.
 #include "compute/cuda/jit/compiler.h"
 
 #include <dlfcn.h>

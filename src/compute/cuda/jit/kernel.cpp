@@ -1,3 +1,4 @@
+// Kernels of this process by key, and their launch. Compiling holds only its own kernel's lock.
 #include "compute/cuda/jit/kernel.h"
 
 #include <map>

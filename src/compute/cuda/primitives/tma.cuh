@@ -3,16 +3,9 @@
 // box has beyond the tensor's end reads as zeros, and counts on the barrier all the same.
 #pragma once
 
-#ifdef __CUDACC_RTC__
-// As cuda.h has it: NVRTC compiles without CUDA's headers.
-struct alignas(64) CUtensorMap {
-  unsigned long long opaque[16];
-};
-#else
-#include <cuda.h>
-#endif
-
 #include <cstdint>
+
+#include "compute/cuda/primitives/tensor_map.cuh"
 
 namespace deepflight::device {
 

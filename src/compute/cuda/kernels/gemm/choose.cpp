@@ -1,3 +1,5 @@
+// The cost model: for each configuration the time of products, of L2 and of memory; the least wins.
+// Its constants are fitted, see README.md.
 #include "compute/cuda/kernels/gemm/choose.h"
 
 #include <fmt/format.h>
@@ -10,13 +12,34 @@
 namespace deepflight::gemm_fp8 {
 namespace {
 
-// Rates of the model. Cycles are of an SM; the chip throttles under FP8 products.
-constexpr double kCyclesPerUs = 1600;
-constexpr double kDramBytesPerUs = 4.2e6;
-constexpr double kL2BytesPerUs = 6.0e6;
-constexpr double kLaunchUs = 3.0;
-constexpr double kSplitUs = 1.2;        // barriers and exchange of a cluster
-constexpr double kLatencyCycles = 140;  // of a warpgroup's step: wait, products' latency, release
+// Constants of the model, fitted to the times of all configurations at the shapes of R1 on an H100.
+// They rank configurations; taken one by one they are no rates of the hardware, since the largest
+// of the three parts of a time and a share of all three are added up.
+constexpr double kCyclesPerUs = 1670;  // of an SM
+constexpr double kDramShare = 1.21;    // of the nominal bandwidth
+constexpr double kL2BytesPerUs = 8.1e6;
+constexpr double kShareOfAll = 0.18;
+constexpr double kLaunchUs = 1.36;
+constexpr double kTwoBlocksUs = 0.17;  // two blocks on an SM to start
+constexpr double kSplitUs = 1.44;      // barriers and exchange of a cluster, and for each block
+constexpr double kSplitBlockUs = 0.46;
+constexpr double kBlockCycles = 314;    // a block of k, pipelined: what is beside the products
+constexpr double kTurnCycles = 226;     // the same where warpgroups take turns
+constexpr double kScaleColumns = 1.48;  // cycles of scaling for each column of the right operand,
+constexpr double kScaleRows = 0.79;     // scales along its columns, or along rows
+constexpr double kTwoScales = 2.6;      // where a tile has columns of two scales
+constexpr double kTileCycles = 1110;    // between tiles, and for each column
+constexpr double kTileColumnCycles = 6.65;
+constexpr double kBusyShare = 0.193;      // of SMs that it takes to draw the full bandwidth
+constexpr double kMulticastSlows = 1.02;  // streams, since blocks wait for each other
+constexpr double kUnevenWaves = 0.18;     // of groups that differ in size
+
+// Clusters lie within a GPC, whose SMs do not divide evenly: the share of the SMs that they fill.
+double cluster_share(const Config& config) {
+  if (config.cluster() <= 2) return 1.0;
+  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.583 : 0.599;
+  return config.blocks_per_sm == 1 ? 0.585 : 0.540;
+}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -51,12 +74,12 @@ double row_tiles(const Config& config, const Shape& shape) {
 // Cycles of one block of k of one tile, on an SM that has blocks_per_sm of them at a time.
 double step_cycles(const Config& config) {
   const double products = 2.0 * std::max(config.right(), 16);  // m64 n k128
-  const double promotion =
-      config.right() * (config.swapped ? 0.9 : 0.75) * (config.column_scales() == 2 ? 1.3 : 1.0);
-  const double serial = config.repeats() * (products + promotion + kLatencyCycles);
-  const double shared = (config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK +
-                         config.stage_bytes()) /
-                        128.0;
+  const double scaling = config.right() * (config.swapped ? kScaleColumns : kScaleRows) *
+                         (config.column_scales() == 2 ? kTwoScales : 1.0);
+  const double serial = config.pipelined() ? std::max(products, scaling) + kBlockCycles
+                                           : config.repeats() * (products + scaling + kTurnCycles);
+  const double read = config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK;
+  const double shared = (read + config.x_bytes() + config.w_bytes()) / 128.0;
   const double tensor = config.repeats() * config.warpgroups * products;
   return std::max(serial, config.blocks_per_sm * std::max(tensor, shared));
 }
@@ -91,7 +114,9 @@ std::vector<Config> candidates(const Shape& shape) {
       for (const int split : {1, 2, 4, 8}) {
         if (split > 1 && (shape.num_groups > 0 || k_blocks < 4 * split || rows > 128)) continue;
         for (const int blocks : {1, 2}) {
-          if (blocks == 2 && rows > 64) continue;  // registers
+          if (blocks == 2 && (rows > 64 || (shape.num_groups > 0 && columns == 128))) {
+            continue;  // registers
+          }
           Config config;
           config.swapped = true;
           config.rows = rows;
@@ -123,31 +148,33 @@ std::vector<Config> candidates(const Shape& shape) {
 double estimated_us(const Config& config, const Shape& shape, const Machine& machine) {
   const double m = static_cast<double>(shape.m), n = static_cast<double>(shape.n),
                k = static_cast<double>(shape.k);
-  const double k_blocks = static_cast<double>(ceil_div(shape.k, kBlockK));
   const double strips = static_cast<double>(ceil_div(shape.n, config.columns * config.multicast));
-  const double tiles = row_tiles(config, shape);
-  const double units = tiles * strips;  // clusters' worth of work
-  // Clusters lie within a GPC, whose SMs do not divide evenly.
-  const double usable = config.cluster() <= 2 ? machine.num_sms : machine.num_sms - 4;
-  const double slots = std::floor(usable * config.blocks_per_sm / config.cluster());
-  double waves = std::ceil(units / slots);
-  if (shape.num_groups > 0) waves = units / slots + 0.5;  // sizes vary: no sharp last wave
-  const double part = std::ceil(k_blocks / config.split_k);
-  const double math =
-      waves * (part * step_cycles(config) + 300 + 4 * config.right()) / kCyclesPerUs;
+  const double units = row_tiles(config, shape) * strips;  // work for a cluster
+  const double part = std::ceil(static_cast<double>(ceil_div(shape.k, kBlockK)) / config.split_k);
+  const double slots =
+      std::floor(machine.num_sms * cluster_share(config) * config.blocks_per_sm / config.cluster());
+  const double waves =
+      shape.num_groups > 0 ? units / slots + kUnevenWaves : std::ceil(units / slots);
+  const double tile_cycles = kTileCycles + kTileColumnCycles * config.right();
+  const double math = waves * (part * step_cycles(config) + tile_cycles) / kCyclesPerUs;
+
+  const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
   const double step_bytes =
       config.w_bytes() + static_cast<double>(config.x_bytes()) / config.multicast;
-  const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
   const double l2 = (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
+
   double weights = n * k;
   if (shape.num_groups > 0) {
     weights *= shape.num_groups * (1 - std::exp(-m / shape.num_groups));
   }
-  // Streaming needs copies in flight on most SMs.
-  const double busy = std::min(1.0, units * config.cluster() / (0.8 * machine.num_sms));
-  const double dram = (weights + m * k + out_bytes) / (kDramBytesPerUs * busy);
-  return kLaunchUs + (config.split_k > 1 ? kSplitUs + 0.1 * config.split_k : 0.0) +
-         std::max({math, l2, dram}) + 0.15 * (math + l2 + dram);
+  const double busy = std::min(1.0, units * config.cluster() / (kBusyShare * machine.num_sms));
+  const double dram = (weights + m * k + out_bytes) /
+                      (kDramShare * machine.dram_bytes_per_us * busy) *
+                      (config.multicast > 1 ? kMulticastSlows : 1.0);
+
+  return kLaunchUs + (config.blocks_per_sm == 2 ? kTwoBlocksUs : 0.0) +
+         (config.split_k > 1 ? kSplitUs + kSplitBlockUs * config.split_k : 0.0) +
+         std::max({math, l2, dram}) + kShareOfAll * (math + l2 + dram);
 }
 
 Config choose(const Shape& shape, const Machine& machine) {

@@ -20,6 +20,7 @@ struct Shape {
 // What the model needs to know of the device.
 struct Machine {
   int num_sms = 132;
+  double dram_bytes_per_us = 4.8e6;  // nominal
 };
 
 // m as the choice sees it, and all such values up to `max_m`: between them the choice is the same,

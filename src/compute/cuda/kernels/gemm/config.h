@@ -30,7 +30,7 @@ struct Config {
   constexpr int repeats() const { return left() / (64 * warpgroups); }
   // Whether a warpgroup's registers hold the products of two blocks of k beside the sums.
   constexpr bool pipelined() const {
-    return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : 32);
+    return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : warpgroups == 1 ? 64 : 32);
   }
   constexpr int cluster() const { return multicast * split_k; }
   constexpr int threads() const { return warpgroups * 128 + kProducerThreads; }

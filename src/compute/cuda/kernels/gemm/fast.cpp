@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -94,6 +95,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   params.k_blocks = static_cast<int32_t>(k_blocks);
   params.n_blocks = static_cast<int32_t>((p.n + 127) / 128);
   params.num_groups = static_cast<int32_t>(groups);
+  params.weights_settled = p.weights_settled;
   params.out_alignment = out_alignment(p);
   return params;
 }
@@ -119,7 +121,26 @@ cudaKernel_t kernel_of(const Config& config) {
 
 Shape shape_of(const Fp8GemmProblem& p) { return {p.m, p.n, p.k, p.num_groups, p.out_f32}; }
 
-Machine current_machine() { return {DeviceInfo::current().num_sms}; }
+Machine current_machine() {
+  static std::mutex mutex;
+  static std::map<int, Machine> machines;  // asking for the clock takes long
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  std::lock_guard lock(mutex);
+  const auto found = machines.find(device);
+  if (found != machines.end()) return found->second;
+  Machine machine;
+  machine.num_sms = DeviceInfo::current().num_sms;
+  int clock_khz = 0, bus_bits = 0;
+  if (cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, device) == cudaSuccess &&
+      clock_khz > 0 && bus_bits > 0) {
+    machine.dram_bytes_per_us = 2e-3 * clock_khz * bus_bits / 8;  // two transfers a clock
+  } else {
+    cudaGetLastError();  // a device that does not say keeps the default
+  }
+  return machines[device] = machine;
+}
 
 bool fast_kernel_fits(const Fp8GemmProblem& p) {
   constexpr int64_t kMaxDim = int64_t{1} << 30;
@@ -131,7 +152,10 @@ bool fast_kernel_fits(const Fp8GemmProblem& p) {
 
 void prepare(const Config& config) { kernel_of(config); }
 
-void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream) {
+namespace {
+
+void launch(const Fp8GemmProblem& problem, const Config& config, cudaKernel_t kernel,
+            cudaStream_t stream) {
   Params params = params_of(problem, config);
   JitLaunch launch;
   launch.blocks = num_blocks(config, shape_of(problem), current_machine());
@@ -139,7 +163,33 @@ void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream
   launch.shared_bytes = config.shared_bytes();
   launch.cluster = config.cluster();
   launch.stream = stream;
-  launch_jit(kernel_of(config), launch, &params);
+  launch_jit(kernel, launch, &params);
+}
+
+}  // namespace
+
+void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream) {
+  launch(problem, config, kernel_of(config), stream);
+}
+
+void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream) {
+  // Weighing all configurations takes longer than launching one: a thread keeps what it chose.
+  struct Chosen {
+    Config config;
+    cudaKernel_t kernel;
+  };
+  using Key = std::tuple<int, int64_t, int64_t, int64_t, int, bool>;
+  thread_local std::map<Key, Chosen> chosen;
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  const Key key(device, rounded_rows(problem.m), problem.n, problem.k, problem.num_groups,
+                problem.out_f32);
+  auto found = chosen.find(key);
+  if (found == chosen.end()) {
+    const Config config = choose(shape_of(problem), current_machine());
+    found = chosen.emplace(key, Chosen{config, kernel_of(config)}).first;
+  }
+  launch(problem, found->second.config, found->second.kernel, stream);
 }
 
 }  // namespace deepflight::gemm_fp8

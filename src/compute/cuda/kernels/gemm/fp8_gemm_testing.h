@@ -90,6 +90,7 @@ struct Operands {
     p.m = m;
     p.n = n;
     p.k = k;
+    p.weights_settled = true;
     if (host_offsets.size() > 1) {
       p.num_groups = static_cast<int>(groups);
       p.offsets = offsets.data();

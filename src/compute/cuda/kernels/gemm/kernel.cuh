@@ -70,53 +70,80 @@ __device__ inline float2 load_shared_pair(uint32_t address) {
 
 // A warp. Lane 0 starts the copies, lane 1 brings the scales of the weights.
 template <Config kConfig>
-__device__ __forceinline__ void produce(const Params& p, const Shared<kConfig>& shared,
-                                        const int32_t* before) {
+struct Producer {
+  static constexpr uint32_t kBytes =
+      kConfig.x_bytes() + kConfig.w_bytes() + kConfig.rows * static_cast<int>(sizeof(float));
+  static constexpr int kShareRows = kConfig.rows / kConfig.multicast;
+
+  const Params& p;
+  const Shared<kConfig>& shared;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  constexpr uint32_t kBytes = kConfig.x_bytes() + kConfig.w_bytes() + kConfig.rows * 4;
-  constexpr int kShareRows = kConfig.rows / kConfig.multicast;
-  Schedule<kConfig> schedule(p, before);
-  Ring<kConfig> ring;
-  const int share = kConfig.multicast > 1 ? schedule.rank() : 0;
-  Tile tile;
-  while (schedule.next(tile)) {
-    const int n_block = tile.first_column / 128;
-    const float* w_scales =
-        p.w_scales + (static_cast<int64_t>(tile.group) * p.n_blocks + n_block) * p.k_blocks;
-    const int next_scale = n_block + 1 < p.n_blocks ? p.k_blocks : 0;
-    for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
-      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
-      const uint32_t full = shared.full(ring.stage);
-      if (lane == 0) {
-        barrier_arrive_expect(full, kBytes);
-        load_box(shared.w(ring.stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
-        if constexpr (kConfig.multicast > 1) {
-          load_box_multicast(shared.x(ring.stage) + share * kShareRows * kBlockK, &p.x, full,
-                             k * kBlockK, tile.first_row + share * kShareRows, 0,
-                             (1 << kConfig.multicast) - 1);
-        } else {
-          load_box(shared.x(ring.stage), &p.x, full, k * kBlockK, tile.first_row, 0);
-        }
-        load_box(shared.x_scales(ring.stage), &p.x_scales, full, tile.first_row, k);
-      } else if (lane == 1) {
-        // Columns past n have no scale of their own; what stands there meets zeros.
-        load_word(shared.w_scales(ring.stage), w_scales + k);
-        if constexpr (kConfig.column_scales() == 2) {
-          load_word(shared.w_scales(ring.stage) + 4, w_scales + k + next_scale);
-        }
-        arrive_after_loads(full);
+
+  __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage) const {
+    const uint32_t full = shared.full(stage);
+    if (lane == 0) {
+      barrier_arrive_expect(full, kBytes);
+      load_box(shared.w(stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
+    } else if (lane == 1) {
+      // Columns past n have no scale of their own; what stands there meets zeros.
+      const int n_block = tile.first_column / 128;
+      const int64_t row =
+          static_cast<int64_t>(tile.group) * p.n_blocks + min(n_block, p.n_blocks - 1);
+      const float* scale = p.w_scales + row * p.k_blocks + k;
+      load_word(shared.w_scales(stage), scale);
+      if constexpr (kConfig.column_scales() == 2) {
+        load_word(shared.w_scales(stage) + 4, scale + (n_block + 1 < p.n_blocks ? p.k_blocks : 0));
       }
-      __syncwarp();
+      arrive_after_loads(full);
     }
   }
-}
+
+  __device__ __forceinline__ void load_rows(const Tile& tile, int k, int stage, int rank) const {
+    if (lane != 0) return;
+    const uint32_t full = shared.full(stage);
+    if constexpr (kConfig.multicast > 1) {
+      load_box_multicast(shared.x(stage) + rank * kShareRows * kBlockK, &p.x, full, k * kBlockK,
+                         tile.first_row + rank * kShareRows, 0, (1 << kConfig.multicast) - 1);
+    } else {
+      load_box(shared.x(stage), &p.x, full, k * kBlockK, tile.first_row, 0);
+    }
+    load_box(shared.x_scales(stage), &p.x_scales, full, tile.first_row, k);
+  }
+
+  __device__ __forceinline__ void run(const int32_t* before) const {
+    Schedule<kConfig> schedule(p, before);
+    Ring<kConfig> ring;
+    Tile tile;
+    bool more = schedule.next(tile);
+    int early = 0;  // stages that have their weights
+    if constexpr (!kConfig.grouped) {
+      if (p.weights_settled && more) {
+        early = min(kConfig.stages, schedule.k_end() - schedule.k_begin());
+        for (int i = 0; i < early; ++i) load_weights(tile, schedule.k_begin() + i, i);
+      }
+      wait_for_previous_kernel();
+    }
+    for (; more; more = schedule.next(tile)) {
+      for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
+        barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+        if (early > 0) {
+          --early;
+        } else {
+          load_weights(tile, k, ring.stage);
+        }
+        load_rows(tile, k, ring.stage, schedule.rank());
+        __syncwarp();
+      }
+    }
+  }
+};
 
 // sums += product of one block of k, scaled. `left`: this warp's first row of the left operand.
 template <Config kConfig>
 struct Scales {
   static constexpr int kRight = kConfig.right();
   // Scales of x along the right operand are many: past this they are read when they are used.
-  static constexpr bool kLate = kConfig.swapped && kRight > 64;
+  static constexpr bool kLate = kConfig.swapped && kRight > (kConfig.blocks_per_sm == 1 ? 64 : 32);
   static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : 2 * kConfig.repeats();
 
   float x[kCount];
@@ -372,9 +399,9 @@ __device__ __forceinline__ void run(const Params& p) {
     prefetch_map(&p.x_scales);
     start_barriers(shared);
   }
-  wait_for_previous_kernel();
   allow_next_kernel();
   if constexpr (kConfig.grouped) {
+    wait_for_previous_kernel();
     if (threadIdx.x / 32 == 1) count_row_tiles<kConfig>(p, before);
   }
   if constexpr (kConfig.cluster() > 1) {
@@ -385,7 +412,7 @@ __device__ __forceinline__ void run(const Params& p) {
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   if (warpgroup == kConfig.warpgroups) {
     if constexpr (kConfig.warpgroups == 2) lower_registers<kConfig.blocks_per_sm == 1 ? 40 : 24>();
-    if (threadIdx.x / 32 % 4 == 0) produce<kConfig>(p, shared, before);
+    if (threadIdx.x / 32 % 4 == 0) Producer<kConfig>{p, shared}.run(before);
     __syncwarp();
     if constexpr (kConfig.split_k > 1) cluster_sync();
   } else {
@@ -393,6 +420,7 @@ __device__ __forceinline__ void run(const Params& p) {
     if constexpr (kConfig.warpgroups == 2) {
       raise_registers<kConfig.blocks_per_sm == 1 ? 232 : 104>();
     }
+    wait_for_previous_kernel();
     consume<kConfig>(p, shared, before);
   }
   // Others of the cluster may still write here, or read.

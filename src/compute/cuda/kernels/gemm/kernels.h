@@ -17,6 +17,9 @@ bool fast_kernel_fits(const Fp8GemmProblem& problem);
 // With a given configuration; compiles it if need be. The problem fits.
 void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream);
 
+// With the configuration that choose() returns.
+void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream);
+
 // Compiles and loads the kernel for the current device.
 void prepare(const Config& config);
 

@@ -20,9 +20,7 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
   CHECK((problem.num_groups == 0) == (problem.offsets == nullptr), problem.num_groups);
   if (problem.m == 0) return;
   if (gemm_fp8::fast_kernel_fits(problem)) {
-    gemm_fp8::launch_fast(
-        problem, gemm_fp8::choose(gemm_fp8::shape_of(problem), gemm_fp8::current_machine()),
-        stream);
+    gemm_fp8::launch_chosen(problem, stream);
     return;
   }
   gemm_fp8::launch_generic(problem, stream);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/tensor_map.cuh"
 
 namespace deepflight::gemm_fp8 {
 
@@ -18,9 +18,10 @@ struct Params {
   int32_t m;
   int32_t n;
   int32_t k_blocks;
-  int32_t n_blocks;       // of 128 columns, as w_scales has them
-  int32_t num_groups;     // at least 1
-  int32_t out_alignment;  // bytes, at most 16, that divide out, its stride and n of its elements
+  int32_t n_blocks;         // of 128 columns, as w_scales has them
+  int32_t num_groups;       // at least 1
+  int32_t weights_settled;  // they may be read before the kernels before this one are done
+  int32_t out_alignment;    // bytes, at most 16, that divide out, its stride and n of its elements
 };
 
 }  // namespace deepflight::gemm_fp8

@@ -20,7 +20,10 @@ struct Fp8GemmProblem {
   int64_t k = 0;
   int num_groups = 0;                // 0: dense
   const int32_t* offsets = nullptr;  // [num_groups + 1] on the device; rows sorted by group
-  void* scratch = nullptr;           // fp8_gemm_scratch_bytes()
+  // No work in flight writes w or w_scales: their reading may begin while kernels before this one
+  // still run.
+  bool weights_settled = false;
+  void* scratch = nullptr;  // fp8_gemm_scratch_bytes()
   int64_t scratch_bytes = 0;
 };
 

@@ -1,3 +1,5 @@
+// A configuration as source text: one kernel that instantiates kernel.cuh, whose headers CMake has
+// embedded in the program.
 #include "compute/cuda/kernels/gemm/source.h"
 
 #include <fmt/format.h>
