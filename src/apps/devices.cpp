@@ -49,11 +49,11 @@ Result<Device> open_device(const DeviceOptions& options) {
   return open_cpu(options);
 }
 
-Status start_kernel_timeline(const Device& device, bool by_graph) {
+Status start_kernel_timeline(const Device& device) {
   if (!device.is_cuda) {
     return make_error(ErrorCode::kUnavailable, "the CPU backend keeps no timeline of kernels");
   }
-  return Timeline::start(by_graph ? TimelineDetail::kGraphs : TimelineDetail::kKernels);
+  return Timeline::start();
 }
 
 std::vector<ProfiledKernel> stop_kernel_timeline(const Device&) {
@@ -61,8 +61,7 @@ std::vector<ProfiledKernel> stop_kernel_timeline(const Device&) {
   for (auto& activity : Timeline::stop()) {
     kernels.push_back({std::move(activity.range), std::move(activity.name),
                        static_cast<double>(activity.begin_ns) * 1e-3,
-                       static_cast<double>(activity.end_ns) * 1e-3, activity.stream_id,
-                       activity.graph_launch});
+                       static_cast<double>(activity.end_ns) * 1e-3, activity.stream_id});
   }
   return kernels;
 }
@@ -82,7 +81,7 @@ Result<Device> open_device(const DeviceOptions& options) {
   return open_cpu(options);
 }
 
-Status start_kernel_timeline(const Device&, bool) {
+Status start_kernel_timeline(const Device&) {
   return make_error(ErrorCode::kUnavailable, "the CPU backend keeps no timeline of kernels");
 }
 

@@ -30,10 +30,9 @@ struct Device {
 // machine does not.
 Result<Device> open_device(const DeviceOptions& options);
 
-// What the device's kernels did between the two calls; work must be done at the second. A replayed
-// graph comes as its kernels or, by_graph, as one. Error: kUnavailable on the CPU, or where CUPTI
-// cannot be used.
-Status start_kernel_timeline(const Device& device, bool by_graph);
+// What the device's kernels did between the two calls; work must be done at the second. Error:
+// kUnavailable on the CPU, or where CUPTI cannot be used.
+Status start_kernel_timeline(const Device& device);
 std::vector<ProfiledKernel> stop_kernel_timeline(const Device& device);
 
 // The ceilings that floors are computed with, measured: a large copy and large matrix products.

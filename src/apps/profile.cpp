@@ -19,10 +19,10 @@ namespace deepflight {
 namespace {
 
 constexpr int64_t kWarmUpSteps = 5;
-constexpr int64_t kRecordedSteps = 8;  // of each of the three recordings
+constexpr int64_t kRecordedSteps = 8;  // of each of the two recordings
 
 int64_t total_steps(const ProfileOptions& options) {
-  return 2 * kWarmUpSteps + options.num_steps + 3 * kRecordedSteps;
+  return 2 * kWarmUpSteps + options.num_steps + 2 * kRecordedSteps;
 }
 
 Result<std::vector<StepShape>> parse_shapes(const ProfileOptions& options) {
@@ -80,9 +80,9 @@ struct Bench {
   int64_t kv_element_bytes;
 };
 
-Result<std::vector<ProfiledKernel>> record(const Bench& bench, int64_t padded_rows, bool by_graph) {
+Result<std::vector<ProfiledKernel>> record(const Bench& bench, int64_t padded_rows) {
   bench.local.device().backend->synchronize();
-  RETURN_IF_ERROR(start_kernel_timeline(bench.local.device(), by_graph));
+  RETURN_IF_ERROR(start_kernel_timeline(bench.local.device()));
   bench.steps.run(kRecordedSteps, padded_rows);
   bench.local.device().backend->synchronize();
   return stop_kernel_timeline(bench.local.device());
@@ -105,10 +105,11 @@ Result<StepProfile> profile_shape(const Bench& bench, const StepShape& shape,
   const auto costs = step_costs(bench.local.model_config(), shape, bench.kv_element_bytes);
   if (!bench.local.device().is_cuda) return profile;
   profile.floor_us = total_floor_us(costs, bench.rates);
-  ASSIGN_OR_RETURN(const auto replays, record(bench, padded_rows, true));
-  ASSIGN_OR_RETURN(*trace, record(bench, padded_rows, false));
-  profile.busy = busy_share_of_replays(replays, *trace);
-  ASSIGN_OR_RETURN(const auto labelled, record(bench, 0, false));
+  ASSIGN_OR_RETURN(*trace, record(bench, padded_rows));
+  const BusyTime time = busy_time(*trace);
+  profile.busy = std::min(1.0, time.busy_us / kRecordedSteps / profile.step_us);
+  profile.busy_traced = time.span_us > 0 ? time.busy_us / time.span_us : 0;
+  ASSIGN_OR_RETURN(const auto labelled, record(bench, 0));
   profile.rows = profile_rows(labelled, kRecordedSteps, costs, bench.rates);
   return profile;
 }

@@ -42,47 +42,16 @@ std::vector<ProfileRow> profile_rows(const std::vector<ProfiledKernel>& kernels,
   return rows;
 }
 
-namespace {
-
-struct Busy {
-  double busy_us = 0;
-  double span_us = 0;
-  double share() const { return span_us > 0 ? busy_us / span_us : 0; }
-};
-
-// Overlap counts once; a replay counts by replay_share. Kernels in order of begin_us.
-Busy measure_busy(const std::vector<ProfiledKernel>& kernels, double replay_share) {
-  Busy busy;
-  if (kernels.empty()) return busy;
+BusyTime busy_time(const std::vector<ProfiledKernel>& kernels) {
+  BusyTime time;
+  if (kernels.empty()) return time;
   double covered_until = kernels.front().begin_us;
   for (const auto& kernel : kernels) {
-    const double new_us = std::max(0.0, kernel.end_us - std::max(kernel.begin_us, covered_until));
-    busy.busy_us += kernel.graph_launch != 0 ? new_us * replay_share : new_us;
+    time.busy_us += std::max(0.0, kernel.end_us - std::max(kernel.begin_us, covered_until));
     covered_until = std::max(covered_until, kernel.end_us);
   }
-  busy.span_us = covered_until - kernels.front().begin_us;
-  return busy;
-}
-
-}  // namespace
-
-double busy_share(const std::vector<ProfiledKernel>& kernels) {
-  return measure_busy(kernels, 1.0).share();
-}
-
-double busy_share_of_replays(const std::vector<ProfiledKernel>& replays,
-                             const std::vector<ProfiledKernel>& kernels) {
-  std::map<uint64_t, std::vector<ProfiledKernel>> by_replay;
-  for (const auto& kernel : kernels) {
-    if (kernel.graph_launch != 0) by_replay[kernel.graph_launch].push_back(kernel);
-  }
-  Busy inside;
-  for (const auto& [replay, parts] : by_replay) {
-    const Busy busy = measure_busy(parts, 1.0);
-    inside.busy_us += busy.busy_us;
-    inside.span_us += busy.span_us;
-  }
-  return measure_busy(replays, by_replay.empty() ? 1.0 : inside.share()).share();
+  time.span_us = covered_until - kernels.front().begin_us;
+  return time;
 }
 
 std::string profile_table(const StepProfile& profile) {
@@ -90,8 +59,9 @@ std::string profile_table(const StepProfile& profile) {
       fmt::format("{}: step {:.1f} us, host {:.1f} us ({:.1f} % of the step)", profile.title,
                   profile.step_us, profile.host_us, 100 * profile.host_us / profile.step_us);
   if (profile.rows.empty()) return text + "\n";
-  text += fmt::format(", GPU busy {:.1f} %, floor {:.1f} us ({:.2f}x)\n", 100 * profile.busy,
-                      profile.floor_us, profile.step_us / profile.floor_us);
+  text += fmt::format(", GPU busy {:.1f} % (traced {:.1f} %), floor {:.1f} us ({:.2f}x)\n",
+                      100 * profile.busy, 100 * profile.busy_traced, profile.floor_us,
+                      profile.step_us / profile.floor_us);
   text += fmt::format("| {:<34} | {:>9} | {:>6} | {:>7} | {:>9} | {:>9} | {:>9} | {:>7} |\n", "op",
                       "us", "share", "kernels", "GFLOP", "MB", "floor us", "floor %");
   text += "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
@@ -125,6 +95,7 @@ nlohmann::json profile_json(const StepProfile& profile) {
           {"prefill_prefix", profile.shape.prefill_prefix},
           {"step_us", profile.step_us},
           {"gpu_busy", profile.busy},
+          {"gpu_busy_traced", profile.busy_traced},
           {"host_us", profile.host_us},
           {"floor_us", profile.floor_us},
           {"ops", std::move(rows)}};

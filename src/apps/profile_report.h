@@ -16,7 +16,6 @@ struct ProfiledKernel {
   double begin_us = 0;
   double end_us = 0;
   uint32_t stream_id = 0;
-  uint64_t graph_launch = 0;  // replay of a graph that it is part of, or is; 0: none
 };
 
 struct ProfileRow {
@@ -36,21 +35,22 @@ struct ProfileRow {
 std::vector<ProfileRow> profile_rows(const std::vector<ProfiledKernel>& kernels, int num_steps,
                                      const std::vector<OpCost>& costs, const MachineRates& rates);
 
-// Time in which at least one kernel ran, over the time from the first one's begin to the last one's
+// Time in which at least one kernel ran, and the time from the first one's begin to the last one's
 // end. Kernels in order of begin_us.
-double busy_share(const std::vector<ProfiledKernel>& kernels);
-
-// The same where steps are replays of graphs. `replays` has each replay as one activity: the time
-// between them is true there. `kernels`, of another recording, tells the share of a replay in which
-// kernels ran. Without replays it is busy_share.
-double busy_share_of_replays(const std::vector<ProfiledKernel>& replays,
-                             const std::vector<ProfiledKernel>& kernels);
+struct BusyTime {
+  double busy_us = 0;
+  double span_us = 0;
+};
+BusyTime busy_time(const std::vector<ProfiledKernel>& kernels);
 
 struct StepProfile {
   std::string title;  // "decode B=64 context=4096"
   StepShape shape;
-  double step_us = 0;   // wall time from one launch to the next, in steady state
-  double busy = 0;      // busy_share of those steps
+  double step_us = 0;  // wall time from one launch to the next, in steady state
+  // Share of a step in which kernels ran: their time under a timeline over step_us, which is of
+  // steps without one, since a timeline makes the launch of a graph slow. And all under a timeline.
+  double busy = 0;
+  double busy_traced = 0;
   double host_us = 0;   // the rank thread's time per step
   double floor_us = 0;  // sum of the costs' floors
   std::vector<ProfileRow> rows;

@@ -36,9 +36,9 @@ TEST(ProfileReport, SumsByOpAndStep) {
 }
 
 TEST(ProfileReport, BusyCountsOverlapOnceAndGapsNot) {
-  EXPECT_DOUBLE_EQ(busy_share(kKernels), 25.0 / 27.0);
-  EXPECT_DOUBLE_EQ(busy_share({}), 0);
-  EXPECT_DOUBLE_EQ(busy_share({kKernels[0]}), 1);
+  EXPECT_DOUBLE_EQ(busy_time(kKernels).busy_us, 25);
+  EXPECT_DOUBLE_EQ(busy_time(kKernels).span_us, 27);
+  EXPECT_DOUBLE_EQ(busy_time({}).span_us, 0);
 }
 
 TEST(ProfileReport, KernelsThatWaitForTheOneInFrontCountFromItsEnd) {
@@ -58,30 +58,18 @@ TEST(ProfileReport, KernelsThatWaitForTheOneInFrontCountFromItsEnd) {
   EXPECT_DOUBLE_EQ(rows[3].us, 0);
 }
 
-TEST(ProfileReport, BusyOfReplaysTakesGapsBetweenFromOneAndInsideFromTheOther) {
-  const std::vector<ProfiledKernel> kernels = {
-      {"", "k", 0, 6, 1, 1},
-      {"", "k", 8, 10, 1, 1},  // 8 of 10 busy
-      {"", "k", 500, 508, 1, 2},
-      {"", "k", 508, 510, 1, 2},  // 10 of 10
-  };
-  const std::vector<ProfiledKernel> replays = {
-      {"", "graph", 0, 10, 1, 7}, {"", "memcpy", 11, 12, 1, 0}, {"", "graph", 13, 23, 1, 8}};
-  EXPECT_DOUBLE_EQ(busy_share_of_replays(replays, kernels), (10 * 0.9 + 1 + 10 * 0.9) / 23);
-  EXPECT_DOUBLE_EQ(busy_share_of_replays(kKernels, kKernels), busy_share(kKernels));
-}
-
 TEST(ProfileReport, TableJsonAndTraceSayTheSame) {
   StepProfile profile;
   profile.title = "decode B=2 context=7";
   profile.shape = {.decode_rows = 2, .decode_context = 7};
   profile.step_us = 30;
   profile.busy = 0.9;
+  profile.busy_traced = 0.8;
   profile.host_us = 3;
   profile.floor_us = 15;
   profile.rows = profile_rows(kKernels, 1, {}, {1e12, 1e12, 1e12});
   const std::string table = profile_table(profile);
-  EXPECT_THAT(table, HasSubstr("GPU busy 90.0 %"));
+  EXPECT_THAT(table, HasSubstr("GPU busy 90.0 % (traced 80.0 %)"));
   EXPECT_THAT(table, HasSubstr("(2.00x)"));
   EXPECT_THAT(table, HasSubstr("attention/linear 8x4"));
   const auto json = profile_json(profile);

@@ -107,7 +107,7 @@ Recording::Item copy_item(const Record* record, const char* name) {
   item.activity.begin_ns = static_cast<int64_t>(record->start);
   item.activity.end_ns = static_cast<int64_t>(record->end);
   item.activity.stream_id = record->streamId;
-  if (record->graphId != 0) item.activity.graph_launch = record->correlationId;
+  item.activity.in_graph = record->graphId != 0;
   item.correlation_id = record->correlationId;
   return item;
 }
@@ -127,10 +127,6 @@ void take_record(const CUpti_Activity* record) {
     case CUPTI_ACTIVITY_KIND_MEMSET:
       records.items.push_back(
           copy_item(reinterpret_cast<const CUpti_ActivityMemset4*>(record), "memset"));
-      break;
-    case CUPTI_ACTIVITY_KIND_GRAPH_TRACE:
-      records.items.push_back(
-          copy_item(reinterpret_cast<const CUpti_ActivityGraphTrace2*>(record), "graph"));
       break;
     case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION: {
       const auto* link = reinterpret_cast<const CUpti_ActivityExternalCorrelation*>(record);
@@ -162,7 +158,7 @@ Status check(CUptiResult result, const char* what) {
 
 }  // namespace
 
-Status Timeline::start(TimelineDetail detail) {
+Status Timeline::start() {
   CHECK(!is_recording, "one recording at a time");
   if (cupti.enable == nullptr) {
     Cupti loaded;
@@ -175,7 +171,6 @@ Status Timeline::start(TimelineDetail detail) {
   records.range_of_correlation.clear();
   records.ranges.clear();
   for (const auto kind : kKinds) {
-    if (kind == CUPTI_ACTIVITY_KIND_GRAPH_TRACE && detail != TimelineDetail::kGraphs) continue;
     RETURN_IF_ERROR(check(cupti.enable(kind), "activity records"));
   }
   is_recording = true;

@@ -1,8 +1,8 @@
 // Timeline: what the device did and when, from CUPTI's activity records, each kernel and copy with
 // the range (section and op) in which the host issued it. CUPTI is loaded when a recording starts:
 // a process that never records does not need the library. Ranges of a graph's replay are not
-// known: its kernels carry their names only. Tracing a graph's nodes makes its launch slow, so that
-// the time between replays is only true of a recording by whole graphs.
+// known: its kernels carry their names only. Tracing a graph's nodes makes its launch slow (2 us a
+// node), so that the time between replays is longer than without.
 #pragma once
 
 #include <cstdint>
@@ -19,18 +19,13 @@ struct DeviceActivity {
   int64_t begin_ns = 0;
   int64_t end_ns = 0;
   uint32_t stream_id = 0;
-  uint64_t graph_launch = 0;  // number of the replay that it is part of, or is; 0: none
-};
-
-enum class TimelineDetail : uint8_t {
-  kKernels,  // every kernel and copy
-  kGraphs,   // a replayed graph as one activity; what runs outside of graphs by itself
+  bool in_graph = false;
 };
 
 class Timeline {
  public:
   // One recording at a time per process. Error: kUnavailable where CUPTI cannot be used.
-  static Status start(TimelineDetail detail = TimelineDetail::kKernels);
+  static Status start();
   // Ends it; all work must be done (synchronise first). In order of begin_ns.
   static std::vector<DeviceActivity> stop();
   static bool recording();
