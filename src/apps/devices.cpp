@@ -31,11 +31,12 @@ Result<Device> open_cuda(const DeviceOptions& options) {
   CudaBackendConfig config;
   config.device = options.cuda_device;
   Device device;
-  ASSIGN_OR_RETURN(auto backend, CudaBackend::create(config));
-  device.name = backend->device_name();
-  device.memory_bytes = backend->total_memory_bytes();
+  auto backend = CudaBackend::create(config);
+  if (!backend.ok()) return invalid_argument("--device cuda: {}", backend.error().message);
+  device.name = backend.value()->device_name();
+  device.memory_bytes = backend.value()->total_memory_bytes();
   device.is_cuda = true;
-  device.backend = std::move(backend);
+  device.backend = std::move(backend).value();
   return device;
 }
 

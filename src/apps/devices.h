@@ -26,8 +26,7 @@ struct Device {
   int64_t memory_bytes = 0;  // of the machine, or the GPU's own
 };
 
-// Error: kInvalidArgument for a device that this build does not have, kUnavailable for one that the
-// machine does not.
+// Error: kInvalidArgument for a device that this build or this machine does not have.
 Result<Device> open_device(const DeviceOptions& options);
 
 // What the device's kernels did between the two calls; work must be done at the second. Error:

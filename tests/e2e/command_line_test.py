@@ -112,6 +112,13 @@ class BadInput(unittest.TestCase):
         self.expect_refusal((*generate, "--prompt", "x", "--kv-cache-mib", "1"), "--kv-cache-mib")
         self.expect_refusal(("generate", "--model", GOLDEN, "--prompt", "x"), "tokenizer.json")
         self.expect_refusal((*generate, "--prompt", "x", "--num-layers", "99"), "--num-layers 99")
+        self.expect_refusal((*generate, "--prompt", "x", "--device", "cuda"), "--device cuda")
+        self.expect_refusal((*generate, "--prompt", "x", "--device", "cpu", "--kv-cache-dtype",
+                             "fp8"), "--kv-cache-dtype fp8")
+        self.expect_refusal(("profile", "--model", MODEL), "--decode", "--prefill")
+        self.expect_refusal(("profile", "--model", MODEL, "--prefill", "8x"), "--prefill '8x'")
+        self.expect_refusal(("profile", "--model", MODEL, "--prefill", "0+8"), "--prefill '0+8'")
+        self.expect_refusal(("profile", "--model", MODEL, "--prefill", "9000+1"), "--max-model-len")
         self.expect_refusal(("bench", "accuracy", "--model", MODEL, "--tasks", "/nowhere"),
                             "/nowhere")
         self.expect_refusal(("bench", "accuracy", "--tasks", "x"), "--model", "--url")
@@ -153,6 +160,20 @@ class Others(unittest.TestCase):
             self.assertIn(word, done.stdout)
         report = json.loads(run("inspect", "--model", MODEL, "--json").stdout)
         self.assertIsInstance(report, dict)
+
+    def test_profile_times_steps_of_any_shape(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "profile.json")
+            done = run("profile", "--model", MODEL, "--device", "cpu", "--decode", "1,3", "--context",
+                       70, "--prefill", "40,20+64", "--steps", 2, "--json", path)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            report = json.loads(path.read_text())
+        shapes = [(step["decode_rows"], step["prefill_tokens"], step["prefill_prefix"])
+                  for step in report["steps"]]
+        self.assertEqual(shapes, [(1, 0, 0), (3, 0, 0), (0, 40, 0), (0, 20, 64)])
+        for step in report["steps"]:
+            self.assertGreater(step["step_us"], 0)
+            self.assertIn(step["title"], done.stdout)
 
     def test_bench_accuracy_reports(self):
         with tempfile.TemporaryDirectory() as directory:
