@@ -26,6 +26,12 @@ function(df_forbid_local_memory)
                -Xptxas=--warn-on-spills,--warn-on-local-memory-usage,-Werror)
 endfunction()
 
+# Tests that compile kernels find the compiler's library where the toolkit lies.
+function(df_test_with_nvrtc test)
+  set_tests_properties(${test} PROPERTIES ENVIRONMENT_MODIFICATION
+                       LD_LIBRARY_PATH=path_list_append:${CUDAToolkit_LIBRARY_DIR})
+endfunction()
+
 # NOTE: a .cu file holds kernels and their launch, and may not include base/check.h or anything else
 # that brings in fmt 9, which nvcc's host pass rejects as C++20. Checks belong in launch.cpp.
 
