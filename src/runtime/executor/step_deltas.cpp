@@ -133,6 +133,7 @@ DeltaRounds::Round DeltaRounds::next(void* staging, void* device) {
   const Counts counts = fitting_counts();
   CHECK(counts.num_admissions + counts.num_grants > 0, block_bytes_);
   const Arrays host = carve(counts, staging);
+  CHECK(host.admissions != nullptr || counts.num_admissions == 0);
   Counts used;
   for (; used.num_admissions < counts.num_admissions; ++next_admission_) {
     const PendingAdmission& admission = admissions_[next_admission_];

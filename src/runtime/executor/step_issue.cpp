@@ -16,7 +16,7 @@ constexpr SlotId kPaddingSlot = -1;
 // Fills the inputs of a step, in the order of its tokens.
 class InputWriter {
  public:
-  explicit InputWriter(StepInputs host) : host_(std::move(host)) {
+  explicit InputWriter(const StepInputs& host) : host_(host) {
     for (AttentionBatch* batch : {&host_.absorbed, &host_.expanded}) {
       batch->num_sequences = 0;
       batch->query_offsets.data<int32_t>()[0] = 0;
