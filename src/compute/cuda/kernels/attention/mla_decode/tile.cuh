@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/schedule.h"
+#include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/mma.cuh"
 #include "compute/cuda/primitives/tma.cuh"
@@ -111,12 +112,6 @@ class Segments {
   int group_;
 };
 
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
 // Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
 // risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
@@ -132,7 +127,7 @@ struct RowState {
     if (!__any_sync(0xffffffffu, moved)) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      factor[r] = next[r] == -INFINITY ? 1.0f : exp2_fast(offset[r] - next[r]);
+      factor[r] = next[r] == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next[r]);
       offset[r] = next[r];
       sum[r] *= factor[r];
     }
@@ -160,7 +155,7 @@ struct RowState {
     for (int i = 0; i < 32; ++i) {
       const int r = i / 2 % 2;
       const float used = offset[r] == -INFINITY ? 0.0f : offset[r];  // it may have seen no key yet
-      s[i] = exp2_fast(fmaf(s[i], scale, -used));
+      s[i] = device::exp2_fast(fmaf(s[i], scale, -used));
       totals[r][i % 2] += s[i];
     }
 #pragma unroll

@@ -9,6 +9,7 @@
 
 #include "compute/cuda/kernels/attention/mla_prefill/hopper.cuh"
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
+#include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mma.cuh"
 
 namespace deepflight::cuda_mla_prefill {
@@ -149,12 +150,6 @@ __device__ inline void pack_weights(const float (&s)[64], uint32_t (&weights)[32
   }
 }
 
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
 // Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
 // risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
@@ -185,7 +180,7 @@ struct RowState {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float next = fmaxf(offset[r], largest[r]);
-        factor[r] = next == -INFINITY ? 1.0f : exp2_fast(offset[r] - next);
+        factor[r] = next == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next);
         offset[r] = next;
         sum[r] *= factor[r];
       }
@@ -196,7 +191,7 @@ struct RowState {
       const int r = i / 2 % 2;
       // A row may see nothing of its tile's last keys.
       const float used = offset[r] == -INFINITY ? 0.0f : offset[r];
-      s[i] = exp2_fast(s[i] * scale - used);
+      s[i] = device::exp2_fast(s[i] * scale - used);
       totals[r][i % 2] += s[i];
     }
 #pragma unroll
