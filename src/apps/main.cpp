@@ -38,6 +38,7 @@ int run(int argc, char** argv) {
   app.fallthrough();
 
   ServeOptions serve;
+  serve.version = DF_VERSION;
   add_serve_options(app.add_subcommand("serve", "OpenAI-compatible server"), &serve);
   GenerateOptions generate;
   add_generate_options(app.add_subcommand("generate", "answer one prompt"), &generate);

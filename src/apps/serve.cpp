@@ -57,6 +57,11 @@ void add_serve_options(CLI::App* app, ServeOptions* options) {
   app->add_option("--port", options->port, "0: the system picks one")->check(CLI::Range(0, 65535));
   app->add_option("--served-model-name", options->served_model_name,
                   "name in the API; empty: the directory's");
+  app->add_option(
+         "--api-key", options->api_key,
+         "key that clients must send (Authorization: Bearer KEY) on every route but "
+         "/health and /metrics; better in the environment, where other users cannot see it")
+      ->envname("DEEPFLIGHT_API_KEY");
   app->add_option("--http-threads", options->http_threads)->check(CLI::Range(1, 64));
   app->add_option("--drain-timeout-s", options->drain_timeout_s,
                   "time that requests in flight get after SIGTERM")
@@ -70,6 +75,12 @@ Status run_serve(const ServeOptions& options) {
   std::signal(SIGPIPE, SIG_IGN);
 
   const int64_t start_us = monotonic_us();
+  ServerConfig config;
+  if (!options.api_key.empty()) {
+    auto key = ApiKey::parse(options.api_key);
+    if (!key.ok()) return invalid_argument("--api-key: {}", key.error().message);
+    config.api_key = std::move(key).value();
+  }
   ASSIGN_OR_RETURN(const auto local, LocalEngine::start(options.engine));
   if (local->tokenizer() == nullptr) {
     return make_error(ErrorCode::kNotFound, "{}/tokenizer.json: not there; a server needs it",
@@ -79,11 +90,11 @@ Status run_serve(const ServeOptions& options) {
   if (const std::string* source = local->tokenizer_config().chat_template(false)) {
     ASSIGN_OR_RETURN(chat_template, ChatTemplate::parse(*source));
   }
-  ServerConfig config;
   config.http.host = options.host;
   config.http.port = static_cast<uint16_t>(options.port);
   config.http.num_threads = options.http_threads;
   config.served_model_name = options.served_model_name;
+  config.version = options.version;
   Server server(
       config, local->engine(),
       {*local->tokenizer(), local->tokenizer_config(), chat_template ? &*chat_template : nullptr});

@@ -17,6 +17,8 @@ struct ServeOptions {
   std::string host = "127.0.0.1";
   int port = 8000;  // 0: the system picks one
   std::string served_model_name;
+  std::string api_key;  // empty: nobody is asked for one
+  std::string version;
   int http_threads = 1;
   int drain_timeout_s = 60;
 };

@@ -213,6 +213,8 @@ std::string model_json(std::string_view name, int64_t created, int32_t max_model
   return dump(one_model_json(name, created, max_model_len));
 }
 
+std::string version_json(std::string_view version) { return dump({{"version", version}}); }
+
 std::string model_list_json(std::string_view name, int64_t created, int32_t max_model_len) {
   return dump(
       {{"object", "list"}, {"data", Json::array({one_model_json(name, created, max_model_len)})}});

@@ -53,6 +53,9 @@ std::string response_json(const ResponseInfo& info, const std::vector<const Prom
                           const std::vector<ChoiceDelta>& choices, const Tokenizer& tokenizer,
                           const Usage& usage);
 
+// GET /version.
+std::string version_json(std::string_view version);
+
 // GET /v1/models and /v1/models/{id}.
 std::string model_json(std::string_view name, int64_t created, int32_t max_model_len);
 std::string model_list_json(std::string_view name, int64_t created, int32_t max_model_len);

@@ -75,6 +75,15 @@ struct Server::Call {
   }
   void fail(const ApiError& error) const { writer.send(error_response(error, x_request_id)); }
 
+  // The same answer for no key and a wrong one.
+  void refuse_key() const {
+    ApiError error = http_error(401, "this server asks for a key: Authorization: Bearer KEY");
+    error.code = "invalid_api_key";
+    HttpResponse response = error_response(error, x_request_id);
+    response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    writer.send(std::move(response));
+  }
+
   // Answers 405 unless the method is one of the two.
   bool check_method(std::string_view method, std::string_view other = {}) const {
     if (request.method == method || (!other.empty() && request.method == other)) return true;
@@ -130,21 +139,17 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   Call call{std::move(request), std::move(writer), {}};
   call.x_request_id = accepted_request_id(call.request.header("x-request-id"));
   const std::string_view path = call.request.path();
+  if (handle_open_route(call)) return;
+  if (!config_.api_key.accepts(call.request.header("authorization"))) return call.refuse_key();
   if (path == "/v1/chat/completions") {
     return handle_generation(Endpoint::kChat, std::move(call));
   }
   if (path == "/v1/completions") {
     return handle_generation(Endpoint::kCompletions, std::move(call));
   }
-  if (path == "/health") {
+  if (path == "/version") {
     if (!call.check_method("GET", "HEAD")) return;
-    if (draining_) return call.fail(http_error(503, "the server is shutting down"));
-    return call.send(200, R"({"status":"ok"})");
-  }
-  if (path == "/metrics") {
-    if (!call.check_method("GET", "HEAD")) return;
-    return call.send(200, metrics_text(context_->service.stats(), num_in_flight()),
-                     kMetricsContentType);
+    return call.send(200, version_json(config_.version));
   }
   if (path == kModelsPath) {
     if (!call.check_method("GET", "HEAD")) return;
@@ -155,6 +160,21 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
     return handle_model(call, path.substr(kModelsPath.size() + 1));
   }
   call.fail(http_error(404, fmt::format("no such route: {}", shown(path))));
+}
+
+// Health and metrics, which need no key. False: the path is another's.
+bool Server::handle_open_route(const Call& call) const {
+  const std::string_view path = call.request.path();
+  if (path != "/health" && path != "/metrics") return false;
+  if (!call.check_method("GET", "HEAD")) return true;
+  if (path == "/metrics") {
+    call.send(200, metrics_text(context_->service.stats(), num_in_flight()), kMetricsContentType);
+  } else if (draining_) {
+    call.fail(http_error(503, "the server is shutting down"));
+  } else {
+    call.send(200, R"({"status":"ok"})");
+  }
+  return true;
 }
 
 void Server::handle_model(const Call& call, std::string_view name) {

@@ -16,6 +16,7 @@
 
 #include "net/http_server.h"
 #include "runtime/engine/inference_service.h"
+#include "server/api_key.h"
 #include "server/api_request.h"
 #include "server/generation.h"
 #include "server/prompt_builder.h"
@@ -26,6 +27,8 @@ namespace deepflight {
 struct ServerConfig {
   HttpServerConfig http;          // host, port, threads, limits of the transport
   std::string served_model_name;  // empty: the service's
+  std::string version;            // of the program, for /version
+  ApiKey api_key;                 // asked for on every route but /health and /metrics
   RequestLimits limits;           // vocab_size and max_model_len are taken from the service
   int num_prepare_threads = 1;    // parse and tokenize bodies over inline_body_bytes
   int num_event_threads = 1;      // turn the engine's events into JSON
@@ -59,6 +62,7 @@ class Server {
   struct Call;
 
   void handle(HttpRequest request, ResponseWriter writer);
+  bool handle_open_route(const Call& call) const;
   void handle_model(const Call& call, std::string_view name);
   void handle_generation(Endpoint endpoint, Call call);
   void generate(Endpoint endpoint, const Call& call, std::shared_ptr<InFlight::Ticket> ticket);

@@ -389,6 +389,7 @@ TEST_F(ServerTest, Metrics) {
   service.service_stats.num_pages = 100;
   service.service_stats.num_free_pages = 93;
   service.service_stats.num_cached_pages = 5;
+  service.service_stats.memory.weights_bytes = 11;
   start();
   const auto response = client().get("/metrics");
   EXPECT_EQ(response->status, 200);
@@ -396,10 +397,49 @@ TEST_F(ServerTest, Metrics) {
   for (const char* line :
        {"# TYPE deepflight:kv_pages gauge\n", "\ndeepflight:num_requests_running 3\n",
         "\ndeepflight:kv_pages 100\n", "\ndeepflight:kv_pages_used 7\n",
-        "\ndeepflight:kv_pages_cached 5\n", "\ndeepflight:num_requests_in_flight 0\n"}) {
+        "\ndeepflight:kv_pages_cached 5\n", "\ndeepflight:num_requests_in_flight 0\n",
+        "\ndeepflight:device_memory_bytes{use=\"weights\"} 11\n"}) {
     EXPECT_THAT(response->body, testing::HasSubstr(line));
   }
   EXPECT_EQ(client().post_json("/metrics", "{}")->status, 405);
+}
+
+TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
+  ServerConfig config;
+  config.version = "1.2.3";
+  config.api_key = ApiKey::parse("s3cret").value();
+  start(config);
+  const auto status = [&](const std::string& path, HttpHeaders headers) {
+    return client(std::move(headers)).get(path)->status;
+  };
+  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/"}) {
+    for (const char* value : {"", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret0",
+                              "Bearer S3cret", "Basic s3cret", "s3cret"}) {
+      EXPECT_EQ(status(path, {{"Authorization", value}}), 401) << path << " " << value;
+    }
+    EXPECT_EQ(status(path, {}), 401) << path;
+  }
+  const HttpResponse refused = post("/v1/completions", {{"prompt", "abc"}});
+  EXPECT_EQ(refused.status, 401);
+  EXPECT_EQ(refused.header("www-authenticate"), "Bearer");
+  EXPECT_EQ(error_of(refused)["code"], "invalid_api_key");
+  EXPECT_EQ(error_of(refused)["type"], "authentication_error");
+  EXPECT_EQ(service.num_requests(), 0u);
+
+  const HttpHeaders right = {{"Authorization", "bearer s3cret"}};
+  EXPECT_EQ(status("/v1/models", right), 200);
+  EXPECT_EQ(status("/nothing", right), 404);
+  EXPECT_EQ(json::parse(client(right).get("/version")->body), (json{{"version", "1.2.3"}}));
+  EXPECT_EQ(status("/health", {}), 200);
+  EXPECT_EQ(status("/metrics", {}), 200);
+}
+
+TEST(ApiKey, MustBeAbleToStandInAHeader) {
+  for (const char* key : {"", "a b", "a\n", "caf\xc3\xa9", "\x7f"}) {
+    EXPECT_FALSE(ApiKey::parse(key).ok()) << key;
+  }
+  EXPECT_TRUE(ApiKey::parse("sk-~!").ok());
+  EXPECT_TRUE(ApiKey().accepts(""));
 }
 
 TEST_F(ServerTest, RoutesMethodsAndTypes) {
