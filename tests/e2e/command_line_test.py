@@ -165,8 +165,8 @@ class Others(unittest.TestCase):
     def test_profile_times_steps_of_any_shape(self):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "profile.json")
-            done = run("profile", "--model", MODEL, "--device", "cpu", "--decode", "1,3", "--context",
-                       70, "--prefill", "40,20+64", "--steps", 2, "--json", path)
+            done = run("profile", "--model", MODEL, "--device", "cpu", "--decode", "1,3",
+                       "--context", 70, "--prefill", "40,20+64", "--steps", 2, "--json", path)
             self.assertEqual(done.returncode, 0, done.stderr)
             report = json.loads(path.read_text())
         shapes = [(step["decode_rows"], step["prefill_tokens"], step["prefill_prefix"])

@@ -5,35 +5,15 @@ Usage: serve_storm_test.py PATH_OF_DEEPFLIGHT   (from the repository's root)
 """
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import unittest
 
+from serving import Served
+
 binary = sys.argv.pop(1) if len(sys.argv) > 1 else "build/cpu/deepflight"
 STORM = "tests/gpu/serve_storm.py"
-
-
-class Served:
-    def __init__(self, *flags):
-        self.process = subprocess.Popen([binary, "serve", "--port", "0", *flags],
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True)
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on "), line
-        self.url = line.split()[-1]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        self.process.stdout.close()
 
 
 def storm(url, *arguments):
@@ -44,8 +24,8 @@ def storm(url, *arguments):
 
 class ServeStorm(unittest.TestCase):
     def test_tiny_r1_with_little_memory(self):
-        with Served("--model", "models/tiny-r1", "--max-num-seqs", "16", "--max-model-len", "1024",
-                    "--kv-cache-mib", "16") as served:
+        with Served(binary, "--model", "models/tiny-r1", "--max-num-seqs", "16",
+                    "--max-model-len", "1024", "--kv-cache-mib", "16") as served:
             code, out, err = storm(served.url, "--clients", "24", "--seconds", "10",
                                    "--max-prompt", "600", "--max-output", "60", "--pid",
                                    str(served.process.pid))
@@ -64,7 +44,7 @@ class ServeStorm(unittest.TestCase):
             config["vocab_size"] = 1000
             with open(f"{directory}/config.json", "w", encoding="utf-8") as file:
                 json.dump(config, file)
-            with Served("--model", directory, "--load-format", "dummy", "--dummy-zipf",
+            with Served(binary, "--model", directory, "--load-format", "dummy", "--dummy-zipf",
                         "1") as served:
                 code, out, err = storm(served.url, "--clients", "8", "--seconds", "3",
                                        "--max-prompt", "60", "--max-output", "20", "--allow-few")

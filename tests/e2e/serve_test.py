@@ -14,31 +14,15 @@ import urllib.request
 
 import openai
 
+from serving import Served
+
 binary = sys.argv.pop(1) if len(sys.argv) > 1 else "build/cpu/deepflight"
 
 
-class Served:
-    """A server on a port of its own; leaving the block ends it."""
-
+class ServedTinyR1(Served):
     def __init__(self, *flags):
-        self.process = subprocess.Popen(
-            [binary, "serve", "--model", "models/tiny-r1", "--port", "0", *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on "), line
-        self.url = line.split()[-1]
+        super().__init__(binary, "--model", "models/tiny-r1", *flags)
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        self.process.stdout.close()
 
     def ask(self, question, **fields):
         fields.setdefault("temperature", 0)
@@ -49,7 +33,7 @@ class Served:
 class Serve(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.served = Served().__enter__()
+        cls.served = ServedTinyR1().__enter__()
 
     @classmethod
     def tearDownClass(cls):
@@ -127,7 +111,7 @@ class Serve(unittest.TestCase):
 
 class Drain(unittest.TestCase):
     def test_sigterm_loses_nothing_that_was_accepted(self):
-        with Served() as served:
+        with ServedTinyR1() as served:
             finished = []
 
             def run(i):
@@ -147,7 +131,7 @@ class Drain(unittest.TestCase):
 
     def test_start_to_first_token_takes_less_than_a_second(self):
         start = time.monotonic()
-        with Served() as served:
+        with ServedTinyR1() as served:
             for _ in served.ask("What is 347 + 586?", stream=True):
                 break
             self.assertLess(time.monotonic() - start, 1.0)
