@@ -48,9 +48,24 @@ void set_pool(const TensorView& latent, const StepState& state, const StepInputs
   problem->pool.page_table_stride = state.page_table.stride(0);
 }
 
-// Where a layer's rows of page 0 begin, in bytes.
-int64_t layer_offset_bytes(const KvPool& pool, int64_t layer) {
-  return layer * pool.layer_stride_bytes();
+// What both forms of attention are told: widths, sequences and where their pages lie.
+template <typename Problem>
+Problem attention_problem(const MlaCall& call) {
+  Problem problem;
+  problem.num_heads = call.kv_up.num_heads;
+  problem.latent_dim = call.kv_up.latent_dim;
+  problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
+  problem.softmax_scale = call.softmax_scale;
+  problem.num_sequences = call.batch.num_sequences;
+  problem.slots = call.batch.slots.data<int32_t>();
+  problem.pool = call.pool.base;
+  problem.page_stride_bytes = call.pool.page_stride_bytes();
+  problem.layer_offset_bytes = call.layer * call.pool.layer_stride_bytes();
+  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
+  problem.kv_scale = call.pool.scale;
+  problem.page_table = call.state.page_table.data<int32_t>();
+  problem.page_table_stride = call.state.page_table.stride(0);
+  return problem;
 }
 
 // [num_tokens, heads, latent + rope]: q times W_UK, and the rotated q_pe.
@@ -70,27 +85,14 @@ struct AbsorbedQuery {
 
 cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call, const AbsorbedQuery& query) {
   const AttentionBatch& batch = call.batch;
-  cuda_mla_decode::MlaDecodeProblem problem;
-  problem.num_heads = call.kv_up.num_heads;
-  problem.latent_dim = call.kv_up.latent_dim;
-  problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
-  problem.softmax_scale = call.softmax_scale;
-  problem.num_sequences = batch.num_sequences;
+  auto problem = attention_problem<cuda_mla_decode::MlaDecodeProblem>(call);
   problem.num_tokens = call.q.dim(0);
   problem.query_offsets = batch.query_offsets.data<int32_t>();
   problem.kv_lens = batch.kv_lens.data<int32_t>();
-  problem.slots = batch.slots.data<int32_t>();
   problem.q = query.data;
   problem.q_stride = query.token_stride;
   problem.q_head_stride = query.head_stride;
-  problem.pool = call.pool.base;
   problem.num_pages = call.pool.num_pages;
-  problem.page_stride_bytes = call.pool.page_stride_bytes();
-  problem.layer_offset_bytes = layer_offset_bytes(call.pool, call.layer);
-  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
-  problem.kv_scale = call.pool.scale;
-  problem.page_table = call.state.page_table.data<int32_t>();
-  problem.page_table_stride = call.state.page_table.stride(0);
   return problem;
 }
 
@@ -98,29 +100,16 @@ cuda_mla_prefill::MlaPrefillProblem prefill_problem(const MlaCall& call, int64_t
   const AttentionBatch& batch = call.batch;
   CHECK(batch.host_query_offsets != nullptr && batch.host_kv_lens != nullptr,
         "expanded attention needs the lengths on the host");
-  cuda_mla_prefill::MlaPrefillProblem problem;
-  problem.num_heads = call.kv_up.num_heads;
-  problem.latent_dim = call.kv_up.latent_dim;
-  problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
+  auto problem = attention_problem<cuda_mla_prefill::MlaPrefillProblem>(call);
   problem.nope_dim = call.kv_up.nope_dim;
   problem.v_dim = call.kv_up.v_dim;
-  problem.softmax_scale = call.softmax_scale;
-  problem.num_sequences = batch.num_sequences;
   problem.host_query_offsets = batch.host_query_offsets;
   problem.host_kv_lens = batch.host_kv_lens;
-  problem.slots = batch.slots.data<int32_t>();
   problem.q = bf16(call.q);
   problem.q_stride = call.q.stride(0);
   problem.q_head_stride = call.q.stride(1);
   problem.out = bf16(call.out);
   problem.out_stride = call.out.stride(0);
-  problem.pool = call.pool.base;
-  problem.page_stride_bytes = call.pool.page_stride_bytes();
-  problem.layer_offset_bytes = layer_offset_bytes(call.pool, call.layer);
-  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
-  problem.kv_scale = call.pool.scale;
-  problem.page_table = call.state.page_table.data<int32_t>();
-  problem.page_table_stride = call.state.page_table.stride(0);
   problem.kv_chunk_tokens = kv_chunk_tokens;
   return problem;
 }

@@ -81,10 +81,7 @@ void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMa
   for (const auto& part : matrices.parts) {
     const TensorView target = out.slice(1, part.out_begin, part.n);
     if (part.fp8) {
-      Fp8GemmProblem problem = fp8_problem(input, part, offsets, target);
-      problem.scratch_bytes = fp8_gemm_scratch_bytes(problem);
-      problem.scratch = lane.product.get(problem.scratch_bytes);
-      launch_fp8_gemm(problem, lane.stream.get());
+      launch_fp8_gemm(fp8_problem(input, part, offsets, target), lane.stream.get());
     } else if (offsets != nullptr) {
       launch_grouped_bf16(grouped_problem(input, part, offsets, target), lane.stream.get());
     } else {

@@ -9,9 +9,6 @@
 
 namespace deepflight {
 
-// Depends on the shape alone.
-int64_t fp8_gemm_scratch_bytes(const Fp8GemmProblem& problem);
-
 // The kernel may be compiled here, if warm_up_fp8_gemm() has not seen its shape. A step may be
 // captured: the grid depends on m and the number of groups, not on the offsets.
 void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream);

@@ -23,8 +23,6 @@ struct Fp8GemmProblem {
   // No work in flight writes w or w_scales: their reading may begin while kernels before this one
   // still run.
   bool weights_settled = false;
-  void* scratch = nullptr;  // fp8_gemm_scratch_bytes()
-  int64_t scratch_bytes = 0;
 };
 
 }  // namespace deepflight
