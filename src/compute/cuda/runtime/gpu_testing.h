@@ -25,10 +25,12 @@ class DeviceArray {
   explicit DeviceArray(int64_t count) : count_(count) {
     CUDA_CHECK(cudaMalloc(&data_, size_bytes() > 0 ? size_bytes() : 1));
     CUDA_CHECK(cudaMemset(data_, 0xff, size_bytes()));
+    CUDA_CHECK(cudaDeviceSynchronize());  // the runtime's streams do not wait for the default one
   }
   explicit DeviceArray(const std::vector<T>& values)
       : DeviceArray(static_cast<int64_t>(values.size())) {
     CUDA_CHECK(cudaMemcpy(data_, values.data(), size_bytes(), cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaDeviceSynchronize());
   }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;

@@ -383,6 +383,15 @@ TEST(MlaPrefill, E4m3Pool) {
   check_world(world);
 }
 
+// What the sanitizers can follow in seconds: several blocks and chunks, ragged ends, both kernels.
+TEST(MlaPrefillSanitize, Short) {
+  World world;
+  world.heads = 2;
+  world.chunk_tokens = 256;
+  world.sequences = {{300, 150}, {65, 65}, {1, 1}};
+  check_world(world);
+}
+
 // Scores far from zero: the running maximum matters.
 TEST(MlaPrefill, LargeScores) {
   World world;
