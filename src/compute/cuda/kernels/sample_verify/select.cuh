@@ -235,7 +235,9 @@ struct Selector {
     }
     __syncthreads();
     if (!from_list) listed = compact && shared.num_listed <= kMaxListed;
-    if (shared.num_sorted > kMaxListed) return find_in_crowd(threshold, bin);
+    const bool crowded = shared.num_sorted > kMaxListed;
+    __syncthreads();  // before anyone counts anew
+    if (crowded) return find_in_crowd(threshold, bin);
     return find_in_sorted(threshold, bin.mass_before, bin.count_before);
   }
 

@@ -357,8 +357,11 @@ __device__ void consume(const WgmmaParams& p, const Shared& shared, int group) {
   if (group == 1) named_arrive<256>(1);  // group 0 goes first
   for (int i = 0;; ++i) {
     barrier_wait(shared.query_full(), i & 1);
-    int index;
-    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(index) : "r"(shared.tile()) : "memory");
+    int index = 0;
+    if (threadIdx.x % 32 == 0) {  // the lane that will say that the warp is done with the tile
+      asm volatile("ld.shared.s32 %0, [%1];" : "=r"(index) : "r"(shared.tile()) : "memory");
+    }
+    index = __shfl_sync(0xffffffffu, index, 0);
     if (index < 0) return;
     attend_tile(p, shared, Tile(p, index), group, count);
   }
