@@ -1,9 +1,12 @@
-// The FP8 products at R1's shapes: checked against the generic kernel first, weights rotated past
-// the L2. With GEMM_SWEEP=1 every configuration is timed (all times to GEMM_CSV), the best printed
-// as well.
+// The FP8 products at R1's shapes, or at those of the file GEMM_CASES (lines "m n k", then the rows
+// of each group; tools/compare/fp8_gemm.py makes one): checked against the generic kernel first,
+// weights rotated past the L2. With GEMM_SWEEP=1 every configuration is timed (all times to
+// GEMM_CSV), the best printed as well.
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <sstream>
 
 #include "base/thread_pool.h"
 #include "compute/cuda/jit/kernel.h"
@@ -23,7 +26,6 @@ bool sweeping() { return std::getenv("GEMM_SWEEP") != nullptr; }
 struct Case {
   int64_t m, n, k;
   std::vector<int32_t> rows;  // of each group
-  double peer_us;             // DeepGEMM's on an H200, 0: not measured
 };
 
 double time_us(const Operands& o, const DeviceArray<uint16_t>& out, int64_t copies,
@@ -67,10 +69,10 @@ void run(const Case& c) {
   const double floor =
       std::max(bytes / (kDramShare * machine.dram_bytes_per_us), flops / kFlopsPerUs);
   fmt::print(
-      "{:>4} {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF {:>5.0f} GB/s floor {:>4.0f}% "
-      "peer/ours {:>5.2f} est {:>7.1f} {}",
+      "{:>4} {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF {:>5.0f} GB/s floor {:>4.0f}% est {:>7.1f} "
+      "{}",
       c.rows.size(), c.m, c.n, c.k, us, flops / us * 1e-6, bytes / us * 1e-3, floor / us * 100,
-      c.peer_us / us, estimated_us(chosen, shape, machine), to_string(chosen));
+      estimated_us(chosen, shape, machine), to_string(chosen));
   if (sweeping()) {
     std::vector<Config> configs;
     const double limit = 2.0 * estimated_us(chosen, shape, machine);
@@ -101,31 +103,33 @@ void run(const Case& c) {
   std::fflush(stdout);
 }
 
-struct Dense {
-  int64_t n, k;
-  double peer_us[7];
-};
-
-constexpr int64_t kRows[7] = {1, 8, 32, 64, 128, 1024, 4096};
-constexpr Dense kDense[] = {
-    {2112, 7168, {15.1, 11.8, 12.6, 12.1, 12.9, 34.0, 95.3}},
-    {24576, 1536, {15.4, 15.3, 16.3, 15.7, 16.4, 63.7, 237.4}},
-    {32768, 512, {9.6, 9.8, 10.0, 10.2, 11.4, 38.4, 132.4}},
-    {7168, 16384, {39.0, 37.3, 37.0, 38.5, 46.3, 198.5, 737.2}},
-    {4096, 7168, {18.3, 13.8, 14.3, 13.3, 14.7, 46.9, 169.9}},
-    {7168, 2048, {8.8, 8.7, 8.8, 8.6, 10.6, 32.5, 94.6}},
-    {36864, 7168, {68.2, 69.2, 70.8, 71.2, 78.6, 384.3, 1728.3}},
-};
-
-TEST(Fp8GemmBench, Dense) {
+void print_machine() {
   fmt::print("{}, {:.2f} TB/s\n", DeviceInfo::current().name,
              current_machine().dram_bytes_per_us * 1e-6);
-  for (const Dense& shape : kDense) {
-    for (int i = 0; i < 7; ++i) {
-      if (sweeping() && (kRows[i] == 1 || kRows[i] == 4096)) continue;
-      run({kRows[i], shape.n, shape.k, {}, shape.peer_us[i]});
-    }
-    run({256, shape.n, shape.k, {}, 0});
+}
+
+TEST(Fp8GemmBench, Cases) {
+  const char* path = std::getenv("GEMM_CASES");
+  if (path == nullptr) GTEST_SKIP() << "GEMM_CASES names no file";
+  print_machine();
+  std::ifstream file(path);
+  ASSERT_TRUE(file) << path;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream fields(line);
+    Case c{};
+    ASSERT_TRUE(fields >> c.m >> c.n >> c.k) << line;
+    for (int32_t rows; fields >> rows;) c.rows.push_back(rows);
+    run(c);
+  }
+}
+
+constexpr int64_t kDense[][2] = {{2112, 7168}, {24576, 1536}, {32768, 512}, {7168, 16384},
+                                 {4096, 7168}, {7168, 2048},  {36864, 7168}};
+
+TEST(Fp8GemmBench, Dense) {
+  print_machine();
+  for (const auto& [n, k] : kDense) {
+    for (const int64_t m : {1, 8, 32, 64, 128, 256, 1024, 4096}) run({m, n, k, {}});
   }
 }
 
@@ -148,21 +152,15 @@ std::vector<int32_t> random_rows(int groups, int total, uint64_t seed) {
 }
 
 TEST(Fp8GemmBench, Grouped) {
-  fmt::print("{}, {:.2f} TB/s\n", DeviceInfo::current().name,
-             current_machine().dram_bytes_per_us * 1e-6);
-  const auto both = [](const std::vector<int32_t>& rows, double gate_up_us, double down_us) {
+  print_machine();
+  for (const auto& rows : {random_rows(256, 512, 1), random_rows(32, 64, 1), spread_rows(64, 8, 1),
+                           spread_rows(64, 32, 1), spread_rows(64, 64, 1), spread_rows(64, 128, 1),
+                           spread_rows(16, 512, 1), spread_rows(32, 1024, 1),
+                           random_rows(256, 16384, 1), random_rows(256, 65536, 1)}) {
     const int64_t m = std::accumulate(rows.begin(), rows.end(), 0);
-    run({m, 4096, 7168, rows, gate_up_us});
-    run({m, 7168, 2048, rows, down_us});
-  };
-  both(random_rows(256, 512, 1), 0, 0);
-  both(random_rows(32, 64, 1), 0, 0);
-  both(spread_rows(64, 8, 1), 480.3, 249.5);
-  both(spread_rows(64, 32, 1), 479.7, 250.7);
-  both(spread_rows(64, 64, 1), 535.8, 279.1);
-  both(spread_rows(64, 128, 1), 635.5, 329.5);
-  both(spread_rows(16, 512, 1), 489.5, 215.3);
-  both(spread_rows(32, 1024, 1), 1769.9, 939.3);
+    run({m, 4096, 7168, rows});
+    run({m, 7168, 2048, rows});
+  }
 }
 
 }  // namespace
