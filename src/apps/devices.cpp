@@ -30,6 +30,7 @@ namespace {
 Result<Device> open_cuda(const DeviceOptions& options) {
   CudaBackendConfig config;
   config.device = options.cuda_device;
+  config.autotune = options.autotune;
   Device device;
   auto backend = CudaBackend::create(config);
   if (!backend.ok()) return invalid_argument("--device cuda: {}", backend.error().message);

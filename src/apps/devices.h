@@ -17,6 +17,7 @@ struct DeviceOptions {
   std::string device = "auto";  // auto: cuda where there is a GPU that it can use, else cpu
   int cuda_device = 0;          // ordinal
   int num_threads = 0;          // of the CPU backend; 0: one per core
+  bool autotune = false;        // GPU: measure which kernels are fastest first
 };
 
 struct Device {

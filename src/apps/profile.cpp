@@ -152,6 +152,10 @@ void add_profile_options(CLI::App* app, ProfileOptions* options) {
       ->delimiter(',');
   app->add_option("--steps", options->num_steps, "steps that are timed")
       ->check(CLI::Range(1, 1000));
+  app->add_flag(
+      "--autotune", options->engine.device.autotune,
+      "GPU: measure which kernels are the fastest for the model's products first, and keep "
+      "that for later runs on this GPU and driver");
   app->add_option("--json", options->json_path, "write the tables to this file");
   app->add_option("--trace", options->trace_path,
                   "write the last shape's kernels to this file, for Perfetto");

@@ -18,6 +18,8 @@ struct CudaBackendConfig {
   // Longest run of KV tokens that expanded attention holds expanded at once.
   int64_t kv_chunk_tokens = 8192;
   int upload_threads = 12;
+  // Measure which kernels are fastest before they are used (minutes), and keep that for later runs.
+  bool autotune = false;
 };
 
 class CudaBackend final : public Backend {

@@ -1,8 +1,11 @@
 // From packed weights to the product kernels.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
+#include "base/progress.h"
 #include "compute/cuda/impl.h"
+#include "compute/cuda/kernels/gemm/autotune.h"
 
 namespace deepflight {
 namespace {
@@ -66,6 +69,13 @@ void CudaBackend::prepare_kernels(int64_t max_tokens) {
     use.max_m = use.num_groups == 0
                     ? max_tokens
                     : std::min(max_tokens, impl_->config.moe_chunk_tokens) * kMaxTopk;
+  }
+  if (impl_->config.autotune) {
+    std::optional<ProgressBar> bar;
+    autotune_fp8_gemm(uses, [&](const std::string& note, int64_t total) {
+      if (!bar) bar.emplace("tuning FP8 products", total, "shapes");
+      bar->advance(1, note);
+    });
   }
   warm_up_fp8_gemm(uses);
 }

@@ -26,6 +26,15 @@ __device__ inline uint4 transpose_quad(const uint32_t (&pairs)[4]) {
   return high ? make_uint4(c, d, t2, t3) : make_uint4(t0, t1, c, d);
 }
 
+// Four 8x8 matrices as they are held below, to shared memory: lane l gives the address of row l % 8
+// of matrix l / 8, 16 bytes.
+__device__ inline void store_matrices(uint32_t shared, uint32_t a, uint32_t b, uint32_t c,
+                                      uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+               "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
 // The 8x8 matrix of 16-bit elements that a warp holds (lane l: row l / 4, columns 2 (l % 4) and the
 // next), transposed.
 __device__ inline uint32_t transpose_8x8(uint32_t pair) {

@@ -51,6 +51,23 @@ __device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_
       : "memory");
 }
 
+// A box from shared memory to `map`, in a group of its thread: what it has beyond the tensor's end
+// is not written. Shared memory that threads have written is first to be fenced, by each of them.
+__device__ inline void async_proxy_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ inline void store_box(uint32_t shared, const CUtensorMap* map, int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+      "r"(shared), "r"(x), "r"(y)
+      : "memory");
+}
+__device__ inline void commit_boxes() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until all of this thread's boxes have left shared memory.
+__device__ inline void wait_for_box_reads() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // To the same place in every block of the cluster that `blocks` (a bit each) names; the bytes
 // complete on the barrier of that place in each.
 __device__ inline void load_box_multicast(uint32_t shared, const CUtensorMap* map, uint32_t barrier,

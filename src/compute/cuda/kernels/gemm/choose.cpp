@@ -15,30 +15,33 @@ namespace {
 // Constants of the model, fitted to the times of all configurations at the shapes of R1 on an H100.
 // They rank configurations; taken one by one they are no rates of the hardware, since the largest
 // of the three parts of a time and a share of all three are added up.
-constexpr double kCyclesPerUs = 1670;  // of an SM
-constexpr double kDramShare = 1.21;    // of the nominal bandwidth
-constexpr double kL2BytesPerUs = 8.1e6;
-constexpr double kShareOfAll = 0.18;
-constexpr double kLaunchUs = 1.36;
-constexpr double kTwoBlocksUs = 0.17;  // two blocks on an SM to start
-constexpr double kSplitUs = 1.44;      // barriers and exchange of a cluster, and for each block
-constexpr double kSplitBlockUs = 0.46;
-constexpr double kBlockCycles = 314;    // a block of k, pipelined: what is beside the products
-constexpr double kTurnCycles = 226;     // the same where warpgroups take turns
-constexpr double kScaleColumns = 1.48;  // cycles of scaling for each column of the right operand,
-constexpr double kScaleRows = 0.79;     // scales along its columns, or along rows
-constexpr double kTwoScales = 2.6;      // where a tile has columns of two scales
-constexpr double kTileCycles = 1110;    // between tiles, and for each column
-constexpr double kTileColumnCycles = 6.65;
-constexpr double kBusyShare = 0.193;      // of SMs that it takes to draw the full bandwidth
-constexpr double kMulticastSlows = 1.02;  // streams, since blocks wait for each other
-constexpr double kUnevenWaves = 0.18;     // of groups that differ in size
+constexpr double kCyclesPerUs = 1561;  // of an SM
+constexpr double kDramShare = 1.042;   // of the nominal bandwidth
+constexpr double kL2BytesPerUs = 9.85e6;
+constexpr double kShareOfAll = 0.13;
+constexpr double kLaunchUs = 1.72;
+constexpr double kTwoBlocksUs = 0.08;  // two blocks on an SM to start
+constexpr double kSplitUs = 0.51;      // barriers and exchange of a cluster, and for each block
+constexpr double kSplitBlockUs = 0.305;
+constexpr double kBlockCycles = 207;    // a block of k, pipelined: what is beside the products
+constexpr double kTurnCycles = 182;     // the same where warpgroups take turns
+constexpr double kScaleColumns = 2.01;  // cycles of scaling for each column of the right operand,
+constexpr double kScaleRows = 0.72;     // scales along its columns, or along rows
+constexpr double kTwoScales = 2.87;     // where a tile has columns of two scales
+constexpr double kTileCycles = 955;     // between tiles, and for each column
+constexpr double kTileColumnCycles = 1.4;
+constexpr double kStagedTileCycles = 437;  // the same where out is staged
+constexpr double kStagedColumnCycles = 0.66;
+constexpr double kBusyShare = 0.072;      // of SMs that it takes to draw the full bandwidth
+constexpr double kMulticastSlows = 1.08;  // streams, since blocks wait for each other
+constexpr double kUnevenWaves = 0.95;     // of groups that differ in size
 
 // Clusters lie within a GPC, whose SMs do not divide evenly: the share of the SMs that they fill.
 double cluster_share(const Config& config) {
   if (config.cluster() <= 2) return 1.0;
-  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.583 : 0.599;
-  return config.blocks_per_sm == 1 ? 0.585 : 0.540;
+  if (config.multicast == 4) return 0.777;
+  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.59 : 0.874;
+  return config.blocks_per_sm == 1 ? 0.54 : 0.6;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -57,16 +60,17 @@ bool fits(const Config& config) {
 }
 
 // Tiles of rows over all groups. Groups differ: sizes spread evenly between half and one and a half
-// of the mean are assumed, and Poisson's chance of an empty one.
-double row_tiles(const Config& config, const Shape& shape) {
-  if (shape.num_groups == 0) return static_cast<double>(ceil_div(shape.m, config.rows));
+// of the mean are assumed, and Poisson's chance of an empty one. `step`: rows of a tile, or of what
+// a tile may leave out at a group's end.
+double row_tiles(const Shape& shape, int step) {
+  if (shape.num_groups == 0) return static_cast<double>(ceil_div(shape.m, step));
   const double mean = static_cast<double>(shape.m) / shape.num_groups;
   const double occupied = mean > 30 ? 1.0 : 1.0 - std::exp(-mean);
   double tiles = 0;
   constexpr int kSamples = 16;
   for (int i = 0; i < kSamples; ++i) {
     const double rows = std::max(1.0, mean / occupied * (0.5 + (i + 0.5) / kSamples));
-    tiles += std::ceil((rows + 1.5) / config.rows) / kSamples;  // a tile may begin before
+    tiles += std::ceil((rows + 1.5) / step) / kSamples;  // a tile may begin before
   }
   return tiles * occupied * shape.num_groups;
 }
@@ -129,16 +133,28 @@ std::vector<Config> candidates(const Shape& shape) {
       }
     }
   }
-  for (const int rows : {128, 256}) {
-    for (const int columns : {64, 96, 128, 144, 160, 192}) {
-      for (const int multicast : {1, 2}) {
-        if (columns > (rows == 256 ? 128 : shape.num_groups > 0 ? 160 : 192))
-          continue;  // registers
-        Config config;
-        config.rows = rows;
-        config.columns = columns;
-        config.multicast = multicast;
-        add(config);
+  const double rows_a_group = static_cast<double>(shape.m) / std::max(shape.num_groups, 1);
+  for (const int rows : {64, 128, 256}) {
+    if (rows == 64 && rows_a_group > 192) continue;
+    for (const int columns : {16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192}) {
+      if (columns > (rows == 64 ? 128 : rows == 256 ? 128 : shape.num_groups > 0 ? 160 : 192)) {
+        continue;  // registers
+      }
+      const bool narrow = columns < 64 || columns == 80 || columns == 112;
+      if (narrow && (shape.num_groups > 0 || rows_a_group > 320 || rows == 256)) continue;
+      for (const int multicast : {1, 2, 4}) {
+        if (multicast == 4 && (columns > 64 || rows == 256)) continue;
+        for (const bool staged : {false, true}) {
+          if (staged && (columns % 64 != 0 || shape.out_f32)) continue;
+          if (staged && columns == 192 && multicast == 2) continue;  // registers
+          Config config;
+          config.rows = rows;
+          config.columns = columns;
+          config.warpgroups = rows == 64 ? 1 : 2;
+          config.multicast = multicast;
+          config.staged = staged;
+          add(config);
+        }
       }
     }
   }
@@ -149,18 +165,23 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
   const double m = static_cast<double>(shape.m), n = static_cast<double>(shape.n),
                k = static_cast<double>(shape.k);
   const double strips = static_cast<double>(ceil_div(shape.n, config.columns * config.multicast));
-  const double units = row_tiles(config, shape) * strips;  // work for a cluster
+  const double units = row_tiles(shape, config.rows) * strips;  // work for a cluster
+  // Of the products, where the last tile of a group leaves out those of rows that it does not have.
+  const double products =
+      config.repeats() == 1 ? 1.0
+                            : row_tiles(shape, config.rows / 2) / 2 / row_tiles(shape, config.rows);
   const double part = std::ceil(static_cast<double>(ceil_div(shape.k, kBlockK)) / config.split_k);
   const double slots =
       std::floor(machine.num_sms * cluster_share(config) * config.blocks_per_sm / config.cluster());
   const double waves =
       shape.num_groups > 0 ? units / slots + kUnevenWaves : std::ceil(units / slots);
-  const double tile_cycles = kTileCycles + kTileColumnCycles * config.right();
-  const double math = waves * (part * step_cycles(config) + tile_cycles) / kCyclesPerUs;
+  const double tile_cycles = config.staged
+                                 ? kStagedTileCycles + kStagedColumnCycles * config.right()
+                                 : kTileCycles + kTileColumnCycles * config.right();
+  const double math = waves * (part * step_cycles(config) * products + tile_cycles) / kCyclesPerUs;
 
   const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
-  const double step_bytes =
-      config.w_bytes() + static_cast<double>(config.x_bytes()) / config.multicast;
+  const double step_bytes = config.w_bytes() + config.x_bytes() * products / config.multicast;
   const double l2 = (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
 
   double weights = n * k;
@@ -214,6 +235,7 @@ std::string to_string(const Config& config) {
   if (config.multicast > 1) name += fmt::format("_m{}", config.multicast);
   if (config.split_k > 1) name += fmt::format("_k{}", config.split_k);
   if (config.blocks_per_sm > 1) name += fmt::format("_b{}", config.blocks_per_sm);
+  if (config.staged) name += "_staged";
   return name;
 }
 

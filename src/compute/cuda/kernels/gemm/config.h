@@ -22,6 +22,7 @@ struct Config {
   int multicast = 1;   // blocks of a cluster that share the rows of x, with columns of their own
   int split_k = 1;     // blocks of a cluster that share a tile, each with a part of k
   int blocks_per_sm = 1;
+  bool staged = false;  // out passes through shared memory; BF16, not swapped, 64 divides columns
 
   friend constexpr bool operator==(const Config&, const Config&) = default;
 
@@ -37,6 +38,9 @@ struct Config {
   // Tiles of x's scale blocks that a tile of columns can touch.
   constexpr int column_scales() const { return 128 % columns == 0 ? 1 : 2; }
 
+  // Rows of x that one copy brings: a block's share, or what one repeat takes.
+  constexpr int x_box_rows() const { return repeats() == 2 ? rows / 2 : rows / multicast; }
+
   constexpr int x_bytes() const { return rows * kBlockK; }
   constexpr int w_bytes() const { return columns * kBlockK; }
   constexpr int x_scale_bytes() const { return (rows * 4 + 127) / 128 * 128; }
@@ -44,11 +48,12 @@ struct Config {
   constexpr int stage_bytes() const {
     return x_bytes() + w_bytes() + x_scale_bytes() + w_scale_bytes() + 16;  // and two barriers
   }
+  constexpr int out_bytes() const { return staged ? rows * columns * 2 : 0; }
   // Sums of a split tile, which take the stages' place; rows padded against bank conflicts.
   constexpr int partial_stride() const { return columns + 4; }
   constexpr int partial_bytes() const { return split_k > 1 ? rows * partial_stride() * 4 : 0; }
   constexpr int shared_bytes() const {
-    return 1024 + stages * stage_bytes() + (grouped ? (kMaxGroups + 1) * 4 : 0);
+    return 1024 + out_bytes() + stages * stage_bytes() + (grouped ? (kMaxGroups + 1) * 4 : 0);
   }
 };
 

@@ -64,6 +64,15 @@ void encode_scales(CUtensorMap& map, const float* base, int64_t rows, int64_t bl
          CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
+// BF16 [rows, n] by boxes of 16 x 64, swizzled.
+void encode_out(CUtensorMap& map, void* base, int64_t n, int64_t rows, int64_t stride) {
+  const cuuint64_t dims[2] = {static_cast<cuuint64_t>(n), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * 2)};
+  const cuuint32_t box[2] = {64, 16};
+  encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, base, dims, strides, box,
+         CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
 bool aligned(const void* pointer, uintptr_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
@@ -82,8 +91,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   Params params;
   const int64_t k_blocks = (p.k + kBlockK - 1) / kBlockK;
   const int64_t groups = std::max(p.num_groups, 1);
-  encode_values(params.x, p.x.values, p.k, p.m, 1, p.x.value_stride,
-                config.rows / config.multicast);
+  encode_values(params.x, p.x.values, p.k, p.m, 1, p.x.value_stride, config.x_box_rows());
   encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.columns);
   encode_scales(params.x_scales, p.x.scales, p.m, k_blocks, p.x.scale_stride, config.rows);
   params.w_scales = p.w_scales;
@@ -97,6 +105,9 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   params.num_groups = static_cast<int32_t>(groups);
   params.weights_settled = p.weights_settled;
   params.out_alignment = out_alignment(p);
+  if (config.staged && params.out_alignment == 16) {
+    encode_out(params.out_map, p.out, p.n, p.m, p.out_stride);
+  }
   return params;
 }
 
@@ -186,7 +197,7 @@ void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream) {
                 problem.out_f32);
   auto found = chosen.find(key);
   if (found == chosen.end()) {
-    const Config config = choose(shape_of(problem), current_machine());
+    const Config config = chosen_config(shape_of(problem));
     found = chosen.emplace(key, Chosen{config, kernel_of(config)}).first;
   }
   launch(problem, found->second.config, found->second.kernel, stream);

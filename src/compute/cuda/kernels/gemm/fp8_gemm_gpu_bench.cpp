@@ -1,18 +1,16 @@
 // The FP8 products at R1's shapes, or at those of the file GEMM_CASES (lines "m n k", then the rows
 // of each group; tools/compare/fp8_gemm.py makes one): checked against the generic kernel first,
-// weights rotated past the L2. With GEMM_SWEEP=1 every configuration is timed (all times to
-// GEMM_CSV), the best printed as well.
+// weights rotated past the L2. With GEMM_TUNE=1 each shape is tuned first (autotune.h), and the
+// times of all that was tried go to the file GEMM_CSV.
 #include <fmt/format.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
-#include "base/thread_pool.h"
-#include "compute/cuda/jit/kernel.h"
+#include "compute/cuda/kernels/gemm/autotune.h"
 #include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
 #include "compute/cuda/kernels/gemm/launch.h"
-#include "compute/cuda/kernels/gemm/source.h"
 
 namespace deepflight::gemm_fp8 {
 namespace {
@@ -20,8 +18,6 @@ namespace {
 constexpr double kWantedBytes = 220e6;  // of weights in rotation
 // The floor: measured ceilings, bytes at 0.9 of the nominal bandwidth.
 constexpr double kDramShare = 0.9, kFlopsPerUs = 1.4e9;
-
-bool sweeping() { return std::getenv("GEMM_SWEEP") != nullptr; }
 
 struct Case {
   int64_t m, n, k;
@@ -51,15 +47,37 @@ void check(const Operands& o, const DeviceArray<uint16_t>& out, const Config& co
       << to_string(config);
 }
 
+void write_times(const Shape& shape, const std::vector<TimedConfig>& times) {
+  const char* path = std::getenv("GEMM_CSV");
+  if (path == nullptr) return;
+  std::FILE* file = std::fopen(path, "a");
+  ASSERT_NE(file, nullptr) << path;
+  for (const auto& [us, config] : times) {
+    fmt::print(file, "{},{},{},{},{},{:.2f}\n", shape.num_groups, shape.m, shape.n, shape.k,
+               to_string(config), us);
+  }
+  std::fclose(file);
+}
+
+void tune(Shape shape) {
+  shape.m = rounded_rows(shape.m);
+  const auto times = time_candidates(shape);
+  write_times(shape, times);
+  TunedTable table = tuned_table();
+  table.set(shape, times.front().config, times.front().us);
+  use_tuned_table(std::move(table));
+}
+
 void run(const Case& c) {
   const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
   const double weights = static_cast<double>(groups * c.n * c.k);
   const int64_t copies = std::max<int64_t>(1, static_cast<int64_t>(kWantedBytes / weights) + 1);
-  const Operands o(c.m, c.n, c.k, c.rows, copies);
+  const Operands o(c.m, c.n, c.k, c.rows, copies, false);
   const DeviceArray<uint16_t> out(c.m * c.n);
   const Shape shape = shape_of(o.problem(out.data(), c.n));
   const Machine machine = current_machine();
-  const Config chosen = choose(shape, machine);
+  if (std::getenv("GEMM_TUNE") != nullptr) tune(shape);
+  const Config chosen = chosen_config(shape);
   check(o, out, chosen);
   const double us = time_us(o, out, copies, chosen);
   int64_t used = groups;
@@ -73,32 +91,6 @@ void run(const Case& c) {
       "{}",
       c.rows.size(), c.m, c.n, c.k, us, flops / us * 1e-6, bytes / us * 1e-3, floor / us * 100,
       estimated_us(chosen, shape, machine), to_string(chosen));
-  if (sweeping()) {
-    std::vector<Config> configs;
-    const double limit = 2.0 * estimated_us(chosen, shape, machine);
-    for (const Config& config : candidates(shape)) {
-      if (estimated_us(config, shape, machine) < limit) configs.push_back(config);
-    }
-    ThreadPool pool(0);
-    pool.parallel_for(static_cast<int64_t>(configs.size()),
-                      [&](int64_t i) { jit_cubin(source_of(configs[i])); });
-    std::vector<std::pair<double, std::string>> times;
-    for (const Config& config : configs) {
-      times.emplace_back(time_us(o, out, copies, config), to_string(config));
-    }
-    if (const char* path = std::getenv("GEMM_CSV")) {
-      std::FILE* file = std::fopen(path, "a");
-      for (const auto& [time, name] : times) {
-        fmt::print(file, "{},{},{},{},{},{:.2f}\n", c.rows.size(), c.m, c.n, c.k, name, time);
-      }
-      std::fclose(file);
-    }
-    std::sort(times.begin(), times.end());
-    fmt::print(" |");
-    for (size_t i = 0; i < std::min<size_t>(4, times.size()); ++i) {
-      fmt::print(" {:.2f} {}", times[i].first, times[i].second);
-    }
-  }
   fmt::print("\n");
   std::fflush(stdout);
 }

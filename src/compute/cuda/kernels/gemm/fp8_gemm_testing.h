@@ -41,15 +41,18 @@ inline std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows) {
   return offsets;
 }
 
-// Operands on the device. `copies` of the weights, so that a bench can pass the L2.
+// Operands on the device. `copies` of the weights, so that a bench can pass the L2. `gap`: 16 bytes
+// between rows of x, which a test wants and which costs the kernel time: the engine's rows lie
+// close, and begin at multiples of 128 bytes where k is one.
 struct Operands {
-  Operands(int64_t m, int64_t n, int64_t k, std::vector<int32_t> group_rows, int64_t copies = 1)
+  Operands(int64_t m, int64_t n, int64_t k, std::vector<int32_t> group_rows, int64_t copies = 1,
+           bool gap = true)
       : m(m),
         n(n),
         k(k),
         groups(std::max<int64_t>(1, static_cast<int64_t>(group_rows.size()))),
-        value_stride(Fp8Rows::value_stride_of(k) + 16),
-        scale_stride(Fp8Rows::scale_stride_of(m) + 4),
+        value_stride(Fp8Rows::value_stride_of(k) + (gap ? 16 : 0)),
+        scale_stride(Fp8Rows::scale_stride_of(m) + (gap ? 4 : 0)),
         w_scale_count(groups * ((n + 127) / 128) * ((k + 127) / 128)),
         host_offsets(offsets_of(group_rows)),
         x(m * value_stride),

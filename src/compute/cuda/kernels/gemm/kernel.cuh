@@ -20,7 +20,7 @@ namespace deepflight::gemm_fp8 {
 // Addresses in shared memory, stage by stage.
 template <Config kConfig>
 struct Shared {
-  static constexpr int kX = 0;
+  static constexpr int kX = kConfig.out_bytes();  // what leaves lies at the start
   static constexpr int kW = kX + kConfig.stages * kConfig.x_bytes();
   static constexpr int kXScales = kW + kConfig.stages * kConfig.w_bytes();
   static constexpr int kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes();
@@ -71,9 +71,9 @@ __device__ inline float2 load_shared_pair(uint32_t address) {
 // A warp. Lane 0 starts the copies, lane 1 brings the scales of the weights.
 template <Config kConfig>
 struct Producer {
-  static constexpr uint32_t kBytes =
-      kConfig.x_bytes() + kConfig.w_bytes() + kConfig.rows * static_cast<int>(sizeof(float));
-  static constexpr int kShareRows = kConfig.rows / kConfig.multicast;
+  static constexpr uint32_t kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
+  static constexpr int kBoxRows = kConfig.x_box_rows();
+  static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
 
   const Params& p;
   const Shared<kConfig>& shared;
@@ -82,7 +82,9 @@ struct Producer {
   __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage) const {
     const uint32_t full = shared.full(stage);
     if (lane == 0) {
-      barrier_arrive_expect(full, kBytes);
+      const int x_bytes =
+          kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
+      barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
       load_box(shared.w(stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
     } else if (lane == 1) {
       // Columns past n have no scale of their own; what stands there meets zeros.
@@ -101,11 +103,17 @@ struct Producer {
   __device__ __forceinline__ void load_rows(const Tile& tile, int k, int stage, int rank) const {
     if (lane != 0) return;
     const uint32_t full = shared.full(stage);
+    const uint32_t x = shared.x(stage);
     if constexpr (kConfig.multicast > 1) {
-      load_box_multicast(shared.x(stage) + rank * kShareRows * kBlockK, &p.x, full, k * kBlockK,
-                         tile.first_row + rank * kShareRows, 0, (1 << kConfig.multicast) - 1);
+      if (!kHalves || rank < active_repeats<kConfig>(tile)) {
+        load_box_multicast(x + rank * kBoxRows * kBlockK, &p.x, full, k * kBlockK,
+                           tile.first_row + rank * kBoxRows, 0, (1 << kConfig.multicast) - 1);
+      }
     } else {
-      load_box(shared.x(stage), &p.x, full, k * kBlockK, tile.first_row, 0);
+      load_box(x, &p.x, full, k * kBlockK, tile.first_row, 0);
+      if (kHalves && active_repeats<kConfig>(tile) == 2) {
+        load_box(x + kBoxRows * kBlockK, &p.x, full, k * kBlockK, tile.first_row + kBoxRows, 0);
+      }
     }
     load_box(shared.x_scales(stage), &p.x_scales, full, tile.first_row, k);
   }
@@ -138,7 +146,8 @@ struct Producer {
   }
 };
 
-// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand.
+// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
+// with another 16 kConfig.warpgroups * 64 rows on where repeats() is 2.
 template <Config kConfig>
 struct Scales {
   static constexpr int kRight = kConfig.right();
@@ -168,7 +177,8 @@ struct Scales {
     } else {
 #pragma unroll
       for (int i = 0; i < 2 * kConfig.repeats(); ++i) {
-        x[i] = load_shared(x_scales + (left + i / 2 * 64 + i % 2 * 8 + lane / 4) * 4);
+        const int row = left + i / 2 * 64 * kConfig.warpgroups + i % 2 * 8 + lane / 4;
+        x[i] = load_shared(x_scales + row * 4);
         if constexpr (kConfig.column_scales() == 1) x[i] *= w[0];
       }
       if constexpr (kConfig.column_scales() == 2) {
@@ -231,38 +241,56 @@ struct Multiplier {
   // Else two warpgroups take turns, so that one scales while the other multiplies.
   static constexpr bool kTurns = !kPipelined && kConfig.warpgroups == 2;
   static constexpr int kTurnBarrier = 2;  // of the first warpgroup; the second's is the next
+  // Of a stage, in the unit of descriptors.
+  static constexpr int kLeftStep = (kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes()) >> 4;
+  static constexpr int kRightStep = (kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes()) >> 4;
 
   using Product = float[kRight / 2];
 
   const Shared<kConfig>& shared;
-  int warpgroup;
-  int left;  // this warp's first row
+  const int warpgroup;
+  const int left;                              // this warp's first row
+  const uint64_t left_operand, right_operand;  // of stage 0
   Ring<kConfig> ring{};
   Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
+
+  __device__ Multiplier(const Shared<kConfig>& memory, int group, int first_row)
+      : shared(memory),
+        warpgroup(group),
+        left(first_row),
+        left_operand(matrix_descriptor(
+            (kConfig.swapped ? memory.w(0) : memory.x(0)) + group * 64 * kBlockK, 16, 1024)),
+        right_operand(matrix_descriptor(kConfig.swapped ? memory.x(0) : memory.w(0), 16, 1024)) {}
 
   __device__ __forceinline__ void start() const {
     if (kTurns && warpgroup == 1) named_arrive<256>(kTurnBarrier);
   }
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    const uint32_t x = shared.x(stage), w = shared.w(stage);
-    const uint32_t offset = (warpgroup * kRepeats + repeat) * 64 * kBlockK;
-    const uint64_t left_operand = matrix_descriptor((kConfig.swapped ? w : x) + offset, 16, 1024);
-    const uint64_t right_operand = matrix_descriptor(kConfig.swapped ? x : w, 16, 1024);
+    constexpr int kRepeatStep = kConfig.warpgroups * 64 * kBlockK >> 4;
+    const uint64_t a = left_operand + stage * kLeftStep + repeat * kRepeatStep;
+    const uint64_t b = right_operand + stage * kRightStep;
     if (kTurns) named_sync<256>(kTurnBarrier + warpgroup);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
-      WgmmaE4m3<kRight>::multiply(product, left_operand + (i * 32 >> 4),
-                                  right_operand + (i * 32 >> 4), i > 0);
+      WgmmaE4m3<kRight>::multiply(product, a + (i * 32 >> 4), b + (i * 32 >> 4), i > 0);
     }
     wgmma_commit();
     if (kTurns) named_arrive<256>(kTurnBarrier + 1 - warpgroup);
   }
 
+  __device__ __forceinline__ void load_scales(Scales<kConfig>& scales, int stage,
+                                              const Tile& tile) const {
+    scales.load(shared.x_scales(stage), shared.w_scales(stage), left, tile.first_column);
+  }
+  __device__ __forceinline__ void wait_for_stage() const {
+    barrier_wait(shared.full(ring.stage), ring.parity);
+  }
+
   // Pipelined: starts on the next block of k.
   __device__ __forceinline__ void begin_block(Product& product) {
-    barrier_wait(shared.full(ring.stage), ring.parity);
+    wait_for_stage();
     issue(ring.stage, 0, product);
     ring.advance();
   }
@@ -271,7 +299,7 @@ struct Multiplier {
   template <int kPending>
   __device__ __forceinline__ void end_block(const Tile& tile, Product& product, Product& sums) {
     Scales<kConfig> scales;
-    scales.load(shared.x_scales(done.stage), shared.w_scales(done.stage), left, tile.first_column);
+    load_scales(scales, done.stage, tile);
     wgmma_wait<kPending>();
     pin(product);
     if (!Scales<kConfig>::kLate) release<kConfig>(shared, done.stage);
@@ -299,27 +327,34 @@ struct Multiplier {
     }
   }
 
-  __device__ __forceinline__ void run_in_turns(const Tile& tile, int k_blocks,
-                                               Product (&sums)[kRepeats]) {
-    for (int k = 0; k < k_blocks; ++k, ring.advance()) {
-      barrier_wait(shared.full(ring.stage), ring.parity);
+  // One product at a time. What can wait is done while it is multiplied: this block's scales are
+  // read, the next block is waited for. `kActive`: repeats that have rows of the tile.
+  template <int kActive>
+  __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
+                                                 Product (&sums)[kRepeats]) {
+    wait_for_stage();
+    for (int k = 0; k < k_blocks; ++k) {
+      const int stage = ring.stage;
+      ring.advance();
       Scales<kConfig> scales;
-      scales.load(shared.x_scales(ring.stage), shared.w_scales(ring.stage), left,
-                  tile.first_column);
 #pragma unroll
-      for (int r = 0; r < kRepeats; ++r) {
+      for (int r = 0; r < kActive; ++r) {
         Product product;
-        issue(ring.stage, r, product);
+        issue(stage, r, product);
+        if (r == 0) load_scales(scales, stage, tile);
+        if (r == kActive - 1 && k + 1 < k_blocks) wait_for_stage();
         wgmma_wait<0>();
         pin(product);
-        if (r == kRepeats - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+        if (r == kActive - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, stage);
         scales.add(sums[r], product, r);
       }
-      if (Scales<kConfig>::kLate) release<kConfig>(shared, ring.stage);
+      if (Scales<kConfig>::kLate) release<kConfig>(shared, stage);
     }
   }
 
-  __device__ __forceinline__ void run(const Tile& tile, int k_blocks, Product (&sums)[kRepeats]) {
+  // `active`: as above.
+  __device__ __forceinline__ void run(const Tile& tile, int k_blocks, int active,
+                                      Product (&sums)[kRepeats]) {
 #pragma unroll
     for (int r = 0; r < kRepeats; ++r) {
 #pragma unroll
@@ -327,17 +362,30 @@ struct Multiplier {
     }
     if constexpr (kPipelined) {
       run_pipelined(tile, k_blocks, sums[0]);
+    } else if (active == kRepeats) {
+      run_one_by_one<kRepeats>(tile, k_blocks, sums);
     } else {
-      run_in_turns(tile, k_blocks, sums);
+      run_one_by_one<1>(tile, k_blocks, sums);
     }
   }
 };
 
-// The rows of the left operand from `left` on.
+// The rows of the left operand from `left` on. `staging`: this warp's place in shared memory for
+// them, where out is staged.
 template <Config kConfig>
 __device__ __forceinline__ void store_part(const Params& p, const Tile& tile, int left,
+                                           uint32_t staging,
                                            const float (&sums)[kConfig.right() / 2]) {
-  if constexpr (kConfig.swapped) {
+  if constexpr (kConfig.staged) {
+    const int row = tile.first_row + left;
+    // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
+    const bool whole = !kConfig.grouped || (row >= tile.begin_row && row + 16 <= tile.end_row);
+    if (whole && p.out_alignment == 16) {
+      stage_rows<kConfig>(p, tile, row, staging, sums);
+    } else {
+      store_rows<kConfig>(p, tile, row, sums);
+    }
+  } else if constexpr (kConfig.swapped) {
     store_columns<kConfig>(p, tile, tile.first_column + left, sums);
   } else {
     store_rows<kConfig>(p, tile, tile.first_row + left, sums);
@@ -348,31 +396,45 @@ template <Config kConfig>
 __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& shared,
                                         const int32_t* before) {
   constexpr int kRepeats = kConfig.repeats();
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  // The same for all lanes, as the compiler then knows.
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int left = warpgroup * kRepeats * 64 + warp * 16;
+  const int left = warpgroup * 64 + warp * 16;
+  constexpr int kNextLeft = 64 * kConfig.warpgroups;  // rows from one repeat to the next
+  constexpr int kStagedBytes = 16 * kConfig.columns * 2;
+  const uint32_t staging = shared.base + (warpgroup * 4 + warp) * kRepeats * kStagedBytes;
   Schedule<kConfig> schedule(p, before);
   Tile tile;
   float sums[kRepeats][kConfig.right() / 2];
-  Multiplier<kConfig> multiplier = {shared, warpgroup, left};
+  Multiplier<kConfig> multiplier(shared, warpgroup, left);
   multiplier.start();
   while (schedule.next(tile)) {
-    multiplier.run(tile, schedule.k_end() - schedule.k_begin(), sums);
+    const int active = active_repeats<kConfig>(tile);
+    multiplier.run(tile, schedule.k_end() - schedule.k_begin(), active, sums);
     if constexpr (kConfig.split_k > 1) {
       // The stages have been read by all; a split kernel has no second tile to fill them.
       named_sync<kConfig.warpgroups * 128>(1);
 #pragma unroll
       for (int r = 0; r < kRepeats; ++r) {
-        put_partial<kConfig>(shared.base, left + r * 64, sums[r]);
+        put_partial<kConfig>(shared.base, left + r * kNextLeft, sums[r]);
       }
       cluster_sync();
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
     } else {
-      store_part<kConfig>(p, tile, left, sums[0]);
-      if constexpr (kRepeats == 2) store_part<kConfig>(p, tile, left + 64, sums[1]);
+      if constexpr (kConfig.staged) {  // the last tile's have been read
+        if (threadIdx.x % 32 == 0) wait_for_box_reads();
+        __syncwarp();
+      }
+      store_part<kConfig>(p, tile, left, staging, sums[0]);
+      if constexpr (kRepeats == 2) {
+        if (active == 2) {
+          store_part<kConfig>(p, tile, left + kNextLeft, staging + kStagedBytes, sums[1]);
+        }
+      }
     }
   }
+  if (kConfig.staged && threadIdx.x % 32 == 0) wait_for_box_reads();
   if constexpr (kConfig.split_k > 1) cluster_sync();  // as the blocks with a tile do
 }
 
@@ -397,6 +459,7 @@ __device__ __forceinline__ void run(const Params& p) {
     prefetch_map(&p.x);
     prefetch_map(&p.w);
     prefetch_map(&p.x_scales);
+    if (kConfig.staged && p.out_alignment == 16) prefetch_map(&p.out_map);
     start_barriers(shared);
   }
   allow_next_kernel();

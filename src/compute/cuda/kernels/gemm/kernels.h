@@ -17,7 +17,10 @@ bool fast_kernel_fits(const Fp8GemmProblem& problem);
 // With a given configuration; compiles it if need be. The problem fits.
 void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream);
 
-// With the configuration that choose() returns.
+// What the current device's table has measured as the fastest, else what choose() returns.
+Config chosen_config(const Shape& shape);
+
+// With chosen_config().
 void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream);
 
 // Compiles and loads the kernel for the current device.

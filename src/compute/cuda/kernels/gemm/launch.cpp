@@ -27,11 +27,10 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
 
 void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
   std::vector<gemm_fp8::Config> configs;
-  const gemm_fp8::Machine machine = gemm_fp8::current_machine();
   for (const Fp8GemmUse& use : uses) {
     for (const int64_t m : gemm_fp8::row_steps(use.max_m)) {
       const gemm_fp8::Config config =
-          gemm_fp8::choose({m, use.n, use.k, use.num_groups, use.out_f32}, machine);
+          gemm_fp8::chosen_config({m, use.n, use.k, use.num_groups, use.out_f32});
       if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
         configs.push_back(config);
       }

@@ -8,9 +8,10 @@
 namespace deepflight::gemm_fp8 {
 
 struct Params {
-  CUtensorMap x;         // e4m3 [1][m, k], boxes of the tile's rows (a block's share) x 128
+  CUtensorMap x;         // e4m3 [1][m, k], boxes of Config::x_box_rows() x 128
   CUtensorMap w;         // e4m3 [groups][n, k], boxes of the tile's columns x 128
   CUtensorMap x_scales;  // [k blocks][m], boxes of the tile's rows
+  CUtensorMap out_map;   // BF16 [m, n], boxes of 16 x 64; only where staged and 16-byte aligned
   const float* w_scales;
   void* out;
   int64_t out_stride;

@@ -17,6 +17,12 @@ struct Tile {
   int first_column;
 };
 
+// Repeats of the warpgroups that have rows of the tile.
+template <Config kConfig>
+__device__ __forceinline__ int active_repeats(const Tile& tile) {
+  return kConfig.repeats() == 2 && tile.end_row - tile.first_row > kConfig.rows / 2 ? 2 : 1;
+}
+
 // Tiles of rows before each group, at `before[0 .. num_groups]`. One warp.
 template <Config kConfig>
 __device__ inline void count_row_tiles(const Params& p, int32_t* before) {

@@ -5,6 +5,7 @@
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
 #include "compute/cuda/primitives/quad.cuh"
+#include "compute/cuda/primitives/tma.cuh"
 
 namespace deepflight::gemm_fp8 {
 
@@ -76,6 +77,34 @@ __device__ __forceinline__ void store_rows(const Params& p, const Tile& tile, in
                                   sums[4 * i + 2 * r], sums[4 * i + 2 * r + 1]);
     }
   }
+}
+
+// The same through `staging`, boxes of 16 rows x 64 columns in shared memory, by the copy engine:
+// the warp goes on while they leave. What lies past the ends of out is not written.
+template <Config kConfig>
+__device__ __forceinline__ void stage_rows(const Params& p, const Tile& tile, int row,
+                                           uint32_t staging,
+                                           const float (&sums)[kConfig.right() / 2]) {
+  constexpr int kBoxes = kConfig.columns / 64, kBoxBytes = 16 * 128;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int staged_row = lane % 16;  // whose 16 bytes this lane tells the place of
+#pragma unroll
+  for (int i = 0; i < kConfig.columns / 8; i += 2) {  // 16 columns
+    const int chunk = i % 8 + lane / 16;
+    const uint32_t at = staging + i / 8 * kBoxBytes + staged_row * 128;
+    store_matrices(at + ((chunk ^ (staged_row & 7)) << 4), pack_bf16(sums[4 * i], sums[4 * i + 1]),
+                   pack_bf16(sums[4 * i + 2], sums[4 * i + 3]),
+                   pack_bf16(sums[4 * i + 4], sums[4 * i + 5]),
+                   pack_bf16(sums[4 * i + 6], sums[4 * i + 7]));
+  }
+  async_proxy_fence();
+  __syncwarp();
+  if (lane != 0) return;
+#pragma unroll
+  for (int box = 0; box < kBoxes; ++box) {
+    store_box(staging + box * kBoxBytes, &p.out_map, tile.first_column + box * 64, row);
+  }
+  commit_boxes();
 }
 
 // The same where the left operand's rows are columns of out, from `column` on.

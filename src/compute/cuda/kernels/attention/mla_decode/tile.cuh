@@ -9,6 +9,7 @@
 #include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/tma.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
 #include "compute/cuda/primitives/wgmma_16bit.cuh"
@@ -196,10 +197,8 @@ __device__ inline void store_weights(const uint32_t (&weights)[16], uint32_t box
   for (int k = 0; k < 4; ++k) {
     const int chunk = 2 * k + lane / 16;
     const uint32_t address = box + row * 128 + ((chunk ^ (row & 7)) << 4);
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-                 "r"(weights[4 * k]), "r"(weights[4 * k + 1]), "r"(weights[4 * k + 2]),
-                 "r"(weights[4 * k + 3])
-                 : "memory");
+    device::store_matrices(address, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2],
+                           weights[4 * k + 3]);
   }
 }
 
@@ -216,9 +215,6 @@ __device__ inline void clear_rows(uint32_t page, int first) {
   }
 }
 
-__device__ inline void async_proxy_fence() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 __device__ inline void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
