@@ -63,6 +63,14 @@ void add_serve_options(CLI::App* app, ServeOptions* options) {
          "/health and /metrics; better in the environment, where other users cannot see it")
       ->envname("DEEPFLIGHT_API_KEY");
   app->add_option("--http-threads", options->http_threads)->check(CLI::Range(1, 64));
+  app->add_option("--max-requests", options->max_requests,
+                  "generation requests accepted and not yet answered; further ones get 429. 0: any")
+      ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--request-timeout-s", options->request_timeout_s,
+                  "time after which a request is cancelled and answered with 504. 0: none")
+      ->check(CLI::Range(0, 86400));
+  app->add_flag("--no-access-log", options->no_access_log,
+                "no line in the log for each request (the lines hold no text of it)");
   app->add_option("--drain-timeout-s", options->drain_timeout_s,
                   "time that requests in flight get after SIGTERM")
       ->check(CLI::Range(0, 86400));
@@ -95,6 +103,9 @@ Status run_serve(const ServeOptions& options) {
   config.http.num_threads = options.http_threads;
   config.served_model_name = options.served_model_name;
   config.version = options.version;
+  config.max_requests = options.max_requests;
+  config.request_timeout = std::chrono::seconds(options.request_timeout_s);
+  config.access_log = !options.no_access_log;
   Server server(
       config, local->engine(),
       {*local->tokenizer(), local->tokenizer_config(), chat_template ? &*chat_template : nullptr});

@@ -21,6 +21,9 @@ struct ServeOptions {
   std::string version;
   int http_threads = 1;
   int drain_timeout_s = 60;
+  int max_requests = 0;       // 0: any number
+  int request_timeout_s = 0;  // 0: none
+  bool no_access_log = false;
 };
 
 void add_serve_options(CLI::App* app, ServeOptions* options);

@@ -20,6 +20,7 @@ enum class ErrorCode {
   kTooLarge,         // over a stated bound                     HTTP 413, exit 2
   kUnavailable,      // draining, queue full, peer gone         HTTP 503, exit 1
   kCancelled,        // the asker went away                     HTTP 499, exit 1
+  kTimedOut,         // took longer than it may                 HTTP 504, exit 1
   kIo,               // the operating system said no            HTTP 500, exit 2
   kInternal,         // a step failed                           HTTP 500, exit 1
 };

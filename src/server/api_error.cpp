@@ -30,6 +30,8 @@ int status_of(ErrorCode code) {
       return 503;
     case ErrorCode::kCancelled:
       return 499;
+    case ErrorCode::kTimedOut:
+      return 504;
     case ErrorCode::kIo:
     case ErrorCode::kInternal:
       break;

@@ -8,6 +8,7 @@
 #include <random>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "net/sse.h"
 
@@ -50,15 +51,24 @@ void InFlight::give_up() {
   empty_.notify_all();
 }
 
-void InFlight::cancel_all() {
-  std::vector<std::shared_ptr<Generation>> generations;  // not under the lock: the last may go here
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [key, weak] : generations_) {
-      if (auto generation = weak.lock()) generations.push_back(std::move(generation));
-    }
+// For use without the lock: the last owner of one may go there.
+std::vector<std::shared_ptr<Generation>> InFlight::living() {
+  std::vector<std::shared_ptr<Generation>> generations;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, weak] : generations_) {
+    if (auto generation = weak.lock()) generations.push_back(std::move(generation));
   }
-  for (const auto& generation : generations) generation->cancel();
+  return generations;
+}
+
+void InFlight::cancel_all() {
+  for (const auto& generation : living()) generation->cancel();
+}
+
+void InFlight::time_out_started_before(int64_t monotonic_us) {
+  for (const auto& generation : living()) {
+    if (generation->start_us() < monotonic_us) generation->time_out();
+  }
 }
 
 std::string random_request_id(Endpoint endpoint) {
@@ -85,6 +95,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, ApiRequest re
       info_(std::move(info)),
       writer_(std::move(writer)),
       ticket_(std::move(ticket)),
+      start_us_(monotonic_us()),
       num_cached_tokens_(prompts.size()) {
   for (PreparedPrompt& prompt : prompts) {
     num_prompt_tokens_ += static_cast<int64_t>(prompt.token_ids.size());
@@ -98,6 +109,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, ApiRequest re
     prompt_token_ids_.push_back(std::move(prompt.token_ids));
   }
   choices_.resize(outputs_.size());
+  measured_.resize(outputs_.size());
   cursors_.resize(outputs_.size());
   num_unfinished_ = outputs_.size();
 }
@@ -123,6 +135,7 @@ void Generation::start() {
                                      .prompt_token_ids = std::move(prompt_token_ids_[i]),
                                      .sampling = request_.sampling,
                                      .cache_salt = request_.cache_salt};
+    const auto num_tokens = static_cast<int64_t>(engine_request.prompt_token_ids.size());
     const Status status = context_->service.submit(
         std::move(engine_request), [self = shared_from_this(), i](GenerationEvent event) {
           self->enqueue({i, std::move(event)});
@@ -132,6 +145,7 @@ void Generation::start() {
       refused.event.error = status.error();
       return enqueue(std::move(refused));
     }
+    context_->metrics.take_prompt(num_tokens);
     // A cancel() that came before the engine knew the request did nothing.
     if (cancelled_) context_->service.cancel(engine_request_id(i));
   }
@@ -140,6 +154,11 @@ void Generation::start() {
 void Generation::cancel() {
   cancelled_ = true;
   for (size_t i = 0; i < prompts_.size(); ++i) context_->service.cancel(engine_request_id(i));
+}
+
+void Generation::time_out() {
+  if (timed_out_.exchange(true)) return;
+  cancel();
 }
 
 void Generation::enqueue(Item item) {
@@ -173,13 +192,18 @@ void Generation::work() {
 void Generation::take(Item item) {
   if (ended_) return;
   GenerationEvent& event = item.event;
-  if (event.error || event.finish_reason == FinishReason::kError) {
-    return fail(event.error.value_or(make_error(ErrorCode::kInternal, "no reason was given")));
-  }
   const auto num_choices = static_cast<size_t>(request_.sampling.num_choices);
   const auto choice_idx = static_cast<size_t>(event.choice_idx);
   CHECK(choice_idx < num_choices, choice_idx, num_choices);
   const size_t choice = item.prompt_idx * num_choices + choice_idx;
+  context_->metrics.take(event, &measured_[choice]);
+  if (event.error || event.finish_reason == FinishReason::kError) {
+    return fail(event.error.value_or(make_error(ErrorCode::kInternal, "no reason was given")));
+  }
+  if (timed_out_ && event.finish_reason == FinishReason::kAbort) {
+    return fail(
+        make_error(ErrorCode::kTimedOut, "the request took longer than this server allows"));
+  }
   CHECK(!outputs_[choice].finished(), choice);
   int64_t& num_cached = num_cached_tokens_[item.prompt_idx];
   num_cached = std::max<int64_t>(num_cached, event.num_cached_tokens);
@@ -230,7 +254,7 @@ void Generation::finish() {
                   {{"Content-Type", "application/json"}, {"X-Request-Id", info_.x_request_id}},
                   response_json(info_, shown, choices_, context_->tokenizer, usage())});
   }
-  end();
+  end(200);
 }
 
 void Generation::fail(const Error& error) {
@@ -243,14 +267,35 @@ void Generation::fail(const Error& error) {
   } else {
     writer_.send(error_response(shown, info_.x_request_id));
   }
-  end();
+  end(shown.status);
   cancel();  // the other choices and prompts
 }
 
-void Generation::end() {
+void Generation::end(int status) {
+  if (context_->access_log) log(writer_.disconnected() ? 499 : status);
   ended_ = true;
   choices_.clear();
   ticket_.reset();
+}
+
+// What the request cost, and nothing of what it said.
+void Generation::log(int status) const {
+  int64_t first_token_us = 0;
+  for (const ServerMetrics::Choice& choice : measured_) {
+    if (choice.num_tokens == 0) continue;
+    first_token_us = first_token_us == 0 ? choice.first_token_us
+                                         : std::min(first_token_us, choice.first_token_us);
+  }
+  const Usage total = usage();
+  spdlog::info(
+      "request id={} path={} status={} stream={} prompts={} choices={} prompt_tokens={} "
+      "cached_tokens={} output_tokens={} first_token_ms={:.1f} total_ms={:.1f}",
+      info_.x_request_id,
+      info_.endpoint == Endpoint::kChat ? "/v1/chat/completions" : "/v1/completions", status,
+      request_.output.stream, prompts_.size(), outputs_.size(), total.num_prompt_tokens,
+      total.num_cached_tokens, total.num_completion_tokens,
+      static_cast<double>(first_token_us) * 1e-3,
+      static_cast<double>(monotonic_us() - start_us_) * 1e-3);
 }
 
 Usage Generation::usage() const {

@@ -18,6 +18,7 @@
 #include "runtime/engine/inference_service.h"
 #include "server/api_request.h"
 #include "server/choice_output.h"
+#include "server/metrics.h"
 #include "server/prompt_builder.h"
 #include "server/response_json.h"
 #include "server/task_queue.h"
@@ -46,6 +47,7 @@ class InFlight {
   void add(const std::shared_ptr<Generation>& generation);
   void remove(Generation* generation);
   void cancel_all();
+  void time_out_started_before(int64_t monotonic_us);
 
   int count() const;
 
@@ -54,6 +56,8 @@ class InFlight {
   void give_up();
 
  private:
+  std::vector<std::shared_ptr<Generation>> living();
+
   mutable std::mutex mutex_;
   std::condition_variable empty_;
   int num_tickets_ = 0;
@@ -67,7 +71,9 @@ struct GenerationContext {
   InferenceService& service;
   const Tokenizer& tokenizer;
   TaskQueue events;  // where events are worked on
+  bool access_log = false;
   InFlight in_flight;
+  ServerMetrics metrics;
 };
 
 class Generation : public std::enable_shared_from_this<Generation> {
@@ -82,6 +88,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   // The engine ends what is unfinished; its last events still come. Any thread.
   void cancel();
+  // The same, and the answer is that it took too long.
+  void time_out();
+  int64_t start_us() const { return start_us_; }  // monotonic
 
  private:
   struct Item {
@@ -97,7 +106,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void flush();
   void finish();
   void fail(const Error& error);
-  void end();
+  void end(int status);
+  void log(int status) const;
   Usage usage() const;
 
   const std::shared_ptr<GenerationContext> context_;
@@ -108,15 +118,18 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<PromptInfo> prompts_;
   std::vector<std::vector<int32_t>> prompt_token_ids_;
   int64_t num_prompt_tokens_ = 0;
+  const int64_t start_us_;
 
   std::mutex mutex_;  // of the two below
   std::vector<Item> queue_;
   bool scheduled_ = false;  // a task will empty, or is emptying, the queue
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> timed_out_{false};
 
   // Touched only by the one task at work.
   std::vector<ChoiceOutput> outputs_;  // prompt-major
-  std::vector<ChoiceDelta> choices_;   // whole choices so far, if not streaming
+  std::vector<ServerMetrics::Choice> measured_;
+  std::vector<ChoiceDelta> choices_;  // whole choices so far, if not streaming
   std::vector<LogprobCursor> cursors_;
   std::vector<int64_t> num_cached_tokens_;  // of each prompt
   size_t num_unfinished_ = 0;

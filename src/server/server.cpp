@@ -4,13 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <limits>
+#include <mutex>
 #include <utility>
 #include <variant>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "server/metrics_text.h"
 #include "server/response_json.h"
 
 namespace deepflight {
@@ -67,31 +68,46 @@ struct Server::Call {
   HttpRequest request;
   ResponseWriter writer;
   std::string x_request_id;
+  bool access_log = false;
 
+  void log(int status) const {
+    if (!access_log) return;
+    spdlog::info("request id={} method={} path={} status={}",
+                 x_request_id.empty() ? "-" : x_request_id, request.method, shown(request.path()),
+                 status);
+  }
   void send(int status, std::string body, const char* content_type = "application/json") const {
     HttpResponse response{status, {{"Content-Type", content_type}}, std::move(body)};
     if (!x_request_id.empty()) response.headers.emplace_back("X-Request-Id", x_request_id);
+    log(status);
     writer.send(std::move(response));
   }
-  void fail(const ApiError& error) const { writer.send(error_response(error, x_request_id)); }
+  void fail(const ApiError& error) const { fail(error, {}); }
+  // `header`: one more, if it has a name.
+  void fail(const ApiError& error, std::pair<std::string, std::string> header) const {
+    HttpResponse response = error_response(error, x_request_id);
+    if (!header.first.empty()) response.headers.push_back(std::move(header));
+    log(error.status);
+    writer.send(std::move(response));
+  }
+  void refuse_load(std::string_view message) const {
+    ApiError error = http_error(429, message);
+    error.code = "rate_limit_exceeded";
+    fail(error, {"Retry-After", "1"});
+  }
 
   // The same answer for no key and a wrong one.
   void refuse_key() const {
     ApiError error = http_error(401, "this server asks for a key: Authorization: Bearer KEY");
     error.code = "invalid_api_key";
-    HttpResponse response = error_response(error, x_request_id);
-    response.headers.emplace_back("WWW-Authenticate", "Bearer");
-    writer.send(std::move(response));
+    fail(error, {"WWW-Authenticate", "Bearer"});
   }
 
   // Answers 405 unless the method is one of the two.
   bool check_method(std::string_view method, std::string_view other = {}) const {
     if (request.method == method || (!other.empty() && request.method == other)) return true;
-    HttpResponse response = error_response(
-        http_error(405, fmt::format("{} takes {} only", shown(request.path()), method)),
-        x_request_id);
-    response.headers.emplace_back("Allow", method);
-    writer.send(std::move(response));
+    fail(http_error(405, fmt::format("{} takes {} only", shown(request.path()), method)),
+         {"Allow", std::string(method)});
     return false;
   }
 };
@@ -104,7 +120,9 @@ Server::Server(ServerConfig config, InferenceService& service, TextModel text_mo
           .service = service,
           .tokenizer = text_model.tokenizer,
           .events{config_.num_event_threads, std::numeric_limits<size_t>::max()},
-          .in_flight = {}}),
+          .access_log = config_.access_log,
+          .in_flight = {},
+          .metrics = ServerMetrics(config_.served_model_name)}),
       prepare_queue_(config_.num_prepare_threads, config_.max_queued_bodies),
       http_(http_config(config_.http), [this](HttpRequest request, ResponseWriter writer) {
         handle(std::move(request), std::move(writer));
@@ -112,7 +130,27 @@ Server::Server(ServerConfig config, InferenceService& service, TextModel text_mo
 
 Server::~Server() { stop(); }
 
-Status Server::start() { return http_.start(); }
+Status Server::start() {
+  RETURN_IF_ERROR(http_.start());
+  if (config_.request_timeout.count() > 0) {
+    timer_ = std::jthread([this](const std::stop_token& stop) {
+      const auto period = std::clamp<std::chrono::milliseconds>(
+          config_.request_timeout / 20, std::chrono::milliseconds(1), std::chrono::seconds(1));
+      std::mutex mutex;
+      std::condition_variable_any stopped;
+      std::unique_lock lock(mutex);
+      while (!stopped.wait_for(lock, stop, period, [&] { return stop.stop_requested(); })) {
+        time_out_requests();
+      }
+    });
+  }
+  return ok_status();
+}
+
+void Server::time_out_requests() {
+  const auto limit_us = std::chrono::microseconds(config_.request_timeout).count();
+  context_->in_flight.time_out_started_before(monotonic_us() - limit_us);
+}
 
 bool Server::drain(std::chrono::milliseconds deadline) {
   draining_ = true;
@@ -128,6 +166,7 @@ bool Server::drain(std::chrono::milliseconds deadline) {
 
 void Server::stop() {
   draining_ = true;
+  timer_ = {};  // ends and joins
   context_->in_flight.give_up();
   prepare_queue_.stop();
   http_.stop();  // cuts connections, which cancels what they wait for
@@ -136,10 +175,13 @@ void Server::stop() {
 }
 
 void Server::handle(HttpRequest request, ResponseWriter writer) {
-  Call call{std::move(request), std::move(writer), {}};
+  Call call{std::move(request), std::move(writer), {}, config_.access_log};
   call.x_request_id = accepted_request_id(call.request.header("x-request-id"));
   const std::string_view path = call.request.path();
-  if (handle_open_route(call)) return;
+  if (path == "/health" || path == "/metrics") {
+    call.access_log = false;  // probes come every second
+    return handle_open_route(call);
+  }
   if (!config_.api_key.accepts(call.request.header("authorization"))) return call.refuse_key();
   if (path == "/v1/chat/completions") {
     return handle_generation(Endpoint::kChat, std::move(call));
@@ -162,19 +204,17 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   call.fail(http_error(404, fmt::format("no such route: {}", shown(path))));
 }
 
-// Health and metrics, which need no key. False: the path is another's.
-bool Server::handle_open_route(const Call& call) const {
-  const std::string_view path = call.request.path();
-  if (path != "/health" && path != "/metrics") return false;
-  if (!call.check_method("GET", "HEAD")) return true;
-  if (path == "/metrics") {
-    call.send(200, metrics_text(context_->service.stats(), num_in_flight()), kMetricsContentType);
+// Health and metrics, which need no key.
+void Server::handle_open_route(const Call& call) const {
+  if (!call.check_method("GET", "HEAD")) return;
+  if (call.request.path() == "/metrics") {
+    call.send(200, context_->metrics.text(context_->service.stats(), num_in_flight()),
+              kMetricsContentType);
   } else if (draining_) {
     call.fail(http_error(503, "the server is shutting down"));
   } else {
     call.send(200, R"({"status":"ok"})");
   }
-  return true;
 }
 
 void Server::handle_model(const Call& call, std::string_view name) {
@@ -193,13 +233,17 @@ void Server::handle_generation(Endpoint endpoint, Call call) {
   // The ticket before the look at draining_, so that a drain sees every request that passed it.
   auto ticket = std::make_shared<InFlight::Ticket>(context_->in_flight);
   if (draining_) return call.fail(http_error(503, "the server is shutting down"));
+  if (config_.max_requests > 0 && num_in_flight() > config_.max_requests) {
+    return call.refuse_load(
+        fmt::format("this server answers {} requests at a time", config_.max_requests));
+  }
   if (call.request.body.size() <= config_.inline_body_bytes) {
     return generate(endpoint, call, std::move(ticket));
   }
   const auto shared_call = std::make_shared<Call>(std::move(call));
   const bool queued = prepare_queue_.post(
       [this, endpoint, shared_call, ticket] { generate(endpoint, *shared_call, ticket); });
-  if (!queued) shared_call->fail(http_error(503, "too many requests are waiting"));
+  if (!queued) shared_call->refuse_load("too many requests are waiting");
 }
 
 void Server::generate(Endpoint endpoint, const Call& call,

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "net/http_server.h"
 #include "runtime/engine/inference_service.h"
@@ -33,7 +34,10 @@ struct ServerConfig {
   int num_prepare_threads = 1;    // parse and tokenize bodies over inline_body_bytes
   int num_event_threads = 1;      // turn the engine's events into JSON
   size_t inline_body_bytes = size_t{16} << 10;
-  size_t max_queued_bodies = 256;  // further big ones get 503
+  size_t max_queued_bodies = 256;  // further big ones get 429
+  int max_requests = 0;            // accepted and not yet answered; further ones get 429. 0: any
+  std::chrono::milliseconds request_timeout{0};  // then a request is cancelled: 504. 0: none
+  bool access_log = false;                       // a line for each request, without its text
 };
 
 class Server {
@@ -62,10 +66,11 @@ class Server {
   struct Call;
 
   void handle(HttpRequest request, ResponseWriter writer);
-  bool handle_open_route(const Call& call) const;
+  void handle_open_route(const Call& call) const;
   void handle_model(const Call& call, std::string_view name);
   void handle_generation(Endpoint endpoint, Call call);
   void generate(Endpoint endpoint, const Call& call, std::shared_ptr<InFlight::Ticket> ticket);
+  void time_out_requests();
   ApiResult<std::vector<PreparedPrompt>> prepare(ApiRequest& request) const;
 
   const ServerConfig config_;
@@ -74,7 +79,8 @@ class Server {
   const std::shared_ptr<GenerationContext> context_;
   TaskQueue prepare_queue_;
   std::atomic<bool> draining_{false};
-  HttpServer http_;  // last: its threads use everything above
+  std::jthread timer_;  // where requests have a timeout
+  HttpServer http_;     // last: its threads use everything above
 };
 
 }  // namespace deepflight

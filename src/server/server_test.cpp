@@ -1,104 +1,20 @@
 // The whole API over HTTP, against a scripted engine: what is submitted, what comes back, exactly.
-#include "server/server.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "net/http_client.h"
 #include "net/test_socket.h"
-#include "server/test_support.h"
+#include "server/server_fixture.h"
 
 namespace deepflight {
 namespace {
 
-using nlohmann::json;
-using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
-
-const json kHi = json::array({{{"role", "user"}, {"content", "hi"}}});
-
-class ServerTest : public ::testing::Test {
- protected:
-  void start(ServerConfig config = {}, bool with_template = true) {
-    server = std::make_unique<Server>(
-        std::move(config), service,
-        TextModel{tokenizer, tokenizer_config, with_template ? &chat_template : nullptr});
-    const Status status = server->start();
-    ASSERT_TRUE(status.ok()) << status.error().message;
-  }
-
-  // The engine answers each choice with these events (choice_idx is filled in).
-  void answer_with(std::vector<GenerationEvent> events) {
-    service.script = [events](const GenerationRequest& request, const EventCallback& on_event) {
-      for (GenerationEvent event : events) {
-        for (int i = 0; i < request.sampling.num_choices; ++i) {
-          event.choice_idx = i;
-          on_event(event);
-        }
-      }
-    };
-  }
-
-  HttpClient client(HttpHeaders headers = {}) {
-    return HttpClient({.host = "127.0.0.1", .port = std::to_string(server->port())},
-                      {.idle_timeout = milliseconds(10'000), .headers = std::move(headers)});
-  }
-
-  HttpResponse post(const std::string& path, const json& body) {
-    auto response = client().post_json(path, body.dump());
-    EXPECT_TRUE(response.ok()) << response.error().message;
-    return response.ok() ? *response : HttpResponse{0, {}, "{}"};
-  }
-
-  json chat(json body) {
-    if (!body.contains("messages")) body["messages"] = kHi;
-    const HttpResponse response = post("/v1/chat/completions", body);
-    EXPECT_EQ(response.status, 200) << response.body;
-    return json::parse(response.body);
-  }
-
-  json complete(json body) {
-    if (!body.contains("prompt")) body["prompt"] = "abc";
-    const HttpResponse response = post("/v1/completions", body);
-    EXPECT_EQ(response.status, 200) << response.body;
-    return json::parse(response.body);
-  }
-
-  // Data of each event; the JSON ones lose id and created, which differ from run to run.
-  std::vector<json> stream(const std::string& path, json body) {
-    body["stream"] = true;
-    std::vector<json> events;
-    auto response = client().post_stream(path, body.dump(), [&](std::string_view data) {
-      if (data == "[DONE]") {
-        events.emplace_back("[DONE]");
-        return true;
-      }
-      json event = json::parse(data);
-      event.erase("id");
-      event.erase("created");
-      events.push_back(std::move(event));
-      return true;
-    });
-    EXPECT_TRUE(response.ok()) << response.error().message;
-    if (response.ok()) last_response = *response;
-    return events;
-  }
-
-  json error_of(const HttpResponse& response) { return json::parse(response.body).at("error"); }
-
-  FakeService service;
-  Tokenizer tokenizer = test_tokenizer();
-  TokenizerConfig tokenizer_config = test_tokenizer_config();
-  ChatTemplate chat_template = test_chat_template();
-  std::unique_ptr<Server> server;
-  HttpResponse last_response;
-};
 
 GenerationEvent with_ids(GenerationEvent event, std::vector<int32_t> ids) {
   event.token_ids = std::move(ids);
@@ -384,64 +300,6 @@ TEST_F(ServerTest, Models) {
   EXPECT_EQ(http.get("/health")->status, 200);
 }
 
-TEST_F(ServerTest, Metrics) {
-  service.service_stats.num_running = 3;
-  service.service_stats.num_pages = 100;
-  service.service_stats.num_free_pages = 93;
-  service.service_stats.num_cached_pages = 5;
-  service.service_stats.memory.weights_bytes = 11;
-  start();
-  const auto response = client().get("/metrics");
-  EXPECT_EQ(response->status, 200);
-  EXPECT_THAT(std::string(response->header("content-type")), StartsWith("text/plain"));
-  for (const char* line :
-       {"# TYPE deepflight:kv_pages gauge\n", "\ndeepflight:num_requests_running 3\n",
-        "\ndeepflight:kv_pages 100\n", "\ndeepflight:kv_pages_used 7\n",
-        "\ndeepflight:kv_pages_cached 5\n", "\ndeepflight:num_requests_in_flight 0\n",
-        "\ndeepflight:device_memory_bytes{use=\"weights\"} 11\n"}) {
-    EXPECT_THAT(response->body, testing::HasSubstr(line));
-  }
-  EXPECT_EQ(client().post_json("/metrics", "{}")->status, 405);
-}
-
-TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
-  ServerConfig config;
-  config.version = "1.2.3";
-  config.api_key = ApiKey::parse("s3cret").value();
-  start(config);
-  const auto status = [&](const std::string& path, HttpHeaders headers) {
-    return client(std::move(headers)).get(path)->status;
-  };
-  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/"}) {
-    for (const char* value : {"", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret0",
-                              "Bearer S3cret", "Basic s3cret", "s3cret"}) {
-      EXPECT_EQ(status(path, {{"Authorization", value}}), 401) << path << " " << value;
-    }
-    EXPECT_EQ(status(path, {}), 401) << path;
-  }
-  const HttpResponse refused = post("/v1/completions", {{"prompt", "abc"}});
-  EXPECT_EQ(refused.status, 401);
-  EXPECT_EQ(refused.header("www-authenticate"), "Bearer");
-  EXPECT_EQ(error_of(refused)["code"], "invalid_api_key");
-  EXPECT_EQ(error_of(refused)["type"], "authentication_error");
-  EXPECT_EQ(service.num_requests(), 0u);
-
-  const HttpHeaders right = {{"Authorization", "bearer s3cret"}};
-  EXPECT_EQ(status("/v1/models", right), 200);
-  EXPECT_EQ(status("/nothing", right), 404);
-  EXPECT_EQ(json::parse(client(right).get("/version")->body), (json{{"version", "1.2.3"}}));
-  EXPECT_EQ(status("/health", {}), 200);
-  EXPECT_EQ(status("/metrics", {}), 200);
-}
-
-TEST(ApiKey, MustBeAbleToStandInAHeader) {
-  for (const char* key : {"", "a b", "a\n", "caf\xc3\xa9", "\x7f"}) {
-    EXPECT_FALSE(ApiKey::parse(key).ok()) << key;
-  }
-  EXPECT_TRUE(ApiKey::parse("sk-~!").ok());
-  EXPECT_TRUE(ApiKey().accepts(""));
-}
-
 TEST_F(ServerTest, RoutesMethodsAndTypes) {
   start();
   HttpClient http = client();
@@ -541,118 +399,6 @@ TEST_F(ServerTest, EngineErrors) {
   EXPECT_EQ(events[events.size() - 2]["error"]["type"], "server_error");
   EXPECT_EQ(events.back(), "[DONE]");
   EXPECT_TRUE(eventually([&] { return server->num_in_flight() == 0; }));
-}
-
-TEST_F(ServerTest, ADisconnectCancels) {
-  start();
-  for (const bool streamed : {false, true}) {
-    auto socket = std::make_unique<TestSocket>(server->port());
-    const std::string body = json{{"prompt", {"a", "b"}}, {"stream", streamed}}.dump();
-    socket->send(
-        fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-                    body.size(), body));
-    const size_t first = streamed ? 2 : 0;
-    const std::string id = service.request(first).request_id;
-    const std::string other_id = service.request(first + 1).request_id;
-    if (streamed) {
-      service.emit(id, text_event("x"));
-      socket->read_until("data: ");
-    }
-    EXPECT_EQ(server->num_in_flight(), 1);
-    socket.reset();
-    EXPECT_TRUE(eventually([&] { return service.cancelled().size() >= first + 2; }));
-    EXPECT_THAT(service.cancelled(), ::testing::IsSupersetOf({id, other_id}));
-    EXPECT_TRUE(eventually([&] { return server->num_in_flight() == 0; }));
-  }
-}
-
-TEST_F(ServerTest, DrainAnswersWhatWasAccepted) {
-  start();
-  std::thread reader([&] {
-    const auto events = stream("/v1/completions", {{"prompt", "a"}});
-    ASSERT_EQ(events.size(), 3u);
-    EXPECT_EQ(events[1]["choices"][0]["finish_reason"], "stop");
-  });
-  const std::string id = service.request().request_id;
-  service.emit(id, text_event("x"));
-  bool all_ended = false;
-  std::thread drain([&] { all_ended = server->drain(milliseconds(5000)); });
-  EXPECT_TRUE(eventually([&] { return client().get("/health")->status == 503; }));
-  EXPECT_EQ(post("/v1/completions", {{"prompt", "a"}}).status, 503);
-  service.emit(id, end_event(FinishReason::kStop));
-  reader.join();
-  drain.join();
-  EXPECT_TRUE(all_ended);
-  EXPECT_FALSE(client().get("/health").ok());
-}
-
-TEST_F(ServerTest, DrainCancelsAtItsDeadline) {
-  start();
-  std::thread reader([&] {
-    const auto events = stream("/v1/completions", {{"prompt", "a"}});
-    ASSERT_EQ(events.size(), 3u);
-    EXPECT_EQ(events[1]["choices"][0]["finish_reason"], "abort");
-  });
-  const std::string id = service.request().request_id;
-  service.emit(id, text_event("x"));
-  EXPECT_FALSE(server->drain(milliseconds(50)));
-  reader.join();
-  EXPECT_THAT(service.cancelled(), ElementsAre(id));
-  server->stop();
-  server->stop();
-}
-
-TEST_F(ServerTest, StopCutsAndCancels) {
-  start();
-  std::thread reader([&] {
-    auto response = client().post_json("/v1/completions", json{{"prompt", "a"}}.dump());
-    EXPECT_FALSE(response.ok());
-  });
-  const std::string id = service.request().request_id;
-  server.reset();
-  reader.join();
-  EXPECT_THAT(service.cancelled(), ::testing::Contains(id));
-  service.emit(id, text_event("late"));
-}
-
-TEST_F(ServerTest, StopEndsADrain) {
-  start();
-  // Cut off, or cancelled in time.
-  std::thread reader([&] {
-    (void)client().post_json("/v1/completions", json{{"prompt", "a"}}.dump());
-  });
-  service.request();
-  std::thread drain([&] { EXPECT_FALSE(server->drain(std::chrono::minutes(10))); });
-  EXPECT_TRUE(eventually([&] { return client().get("/health")->status == 503; }));
-  server->stop();
-  drain.join();
-  reader.join();
-}
-
-TEST_F(ServerTest, ManyClientsAtOnce) {
-  ServerConfig config;
-  config.http.num_threads = 2;
-  config.num_event_threads = 2;
-  answer_with({text_event("ab"), text_event("cd"), end_event(FinishReason::kStop, 0, "e")});
-  start(config);
-  std::vector<std::thread> threads;
-  std::atomic<int> num_right{0};
-  for (int t = 0; t < 6; ++t) {
-    threads.emplace_back([&] {
-      HttpClient http = client();
-      for (int i = 0; i < 50; ++i) {
-        std::string text;
-        const std::string body = json{{"prompt", "a"}, {"stream", true}}.dump();
-        auto response = http.post_stream("/v1/completions", body, [&](std::string_view data) {
-          if (data != "[DONE]") text += json::parse(data)["choices"][0]["text"];
-          return true;
-        });
-        if (response.ok() && text == "abcde") ++num_right;
-      }
-    });
-  }
-  for (auto& thread : threads) thread.join();
-  EXPECT_EQ(num_right, 6 * 50);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@ Usage: serve_test.py PATH_OF_DEEPFLIGHT   (from the repository's root)
 """
 import concurrent.futures
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 import unittest
 import urllib.request
+from pathlib import Path
 
 import openai
 
@@ -98,6 +100,21 @@ class Serve(unittest.TestCase):
         events = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
         self.assertEqual(events[-1], "data: [DONE]")
         self.assertGreater(len(events), 20)
+
+    def test_metrics_of_the_dashboard_and_of_the_manual_are_there(self):
+        self.served.ask("What is 2 + 3?")
+        with urllib.request.urlopen(f"{self.served.url}/metrics") as answer:
+            text = answer.read().decode()
+        exported = set(re.findall(r"^((?:vllm|deepflight):\w+)\{", text, re.MULTILINE))
+        for path in ("dashboards/grafana.json", "docs/operations.md"):
+            named = set(re.findall(r"(?:vllm|deepflight):[a-z0-9_]+[a-z0-9]", Path(path).read_text()))
+            self.assertGreater(len(named), 10)
+            for name in named:
+                self.assertTrue(name in exported or f"{name}_sum" in exported, f"{path}: {name}")
+        value = float(re.search(r"^vllm:generation_tokens_total\{[^}]*\} (\S+)", text,
+                                re.MULTILINE)[1])
+        self.assertGreater(value, 10)
+        self.assertIn('vllm:request_success_total{finished_reason="stop",model_name="tiny-r1"}', text)
 
     def test_disconnect_leaves_the_server_free(self):
         stream = self.served.ask("Count.", stream=True, max_tokens=3000,

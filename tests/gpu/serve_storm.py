@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 import urllib.parse
@@ -90,11 +91,16 @@ async def get(url, path):
 
 
 async def metrics(url):
+    """Gauges and counters by name, without prefix and model; a label's value stands behind a name."""
     values = {}
     for line in (await get(url, "/metrics")).splitlines():
-        if line.startswith("deepflight:"):
-            name, value = line.removeprefix("deepflight:").split()
-            values[name] = int(value)
+        found = re.fullmatch(r'(?:vllm|deepflight):(\w+)\{([^}]*)\} (\S+)', line)
+        if found is None or found[1].endswith(("_bucket", "_sum", "_count")):
+            continue
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[2]))
+        labels.pop("model_name", None)
+        value = float(found[3])
+        values[".".join([found[1], *labels.values()])] = int(value) if value.is_integer() else value
     return values
 
 

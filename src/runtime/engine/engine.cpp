@@ -151,8 +151,8 @@ bool Engine::take_notes() {
 void Engine::start(Submission submission) {
   auto& [request, on_event, arrival_us] = submission;
   auto sampling = std::make_shared<SamplingParams>(std::move(request.sampling));
-  auto shared = std::make_shared<Request>(
-      Request{request.request_id, sampling, std::move(on_event), sampling->num_choices});
+  auto shared = std::make_shared<Request>(Request{request.request_id, sampling, std::move(on_event),
+                                                  sampling->num_choices, arrival_us});
   const uint64_t seed = sampling->seed.value_or(seeds_());
   for (int i = 0; i < sampling->num_choices; ++i) {
     SequenceRequest sequence;
@@ -216,6 +216,8 @@ void Engine::deliver(SequenceUpdate update) {
   event.choice_idx = choice.choice_idx;
   event.text = std::move(delta.text);
   event.num_cached_tokens = update.num_cached_tokens;
+  event.queued_us = update.queued_us;
+  event.elapsed_us = monotonic_us() - choice.request->arrival_us;
   update.tokens.resize(delta.num_tokens);
   event.token_ids = std::move(update.tokens);
   for (size_t i = 0; i < std::min(update.logprobs.size(), event.token_ids.size()); ++i) {
@@ -245,6 +247,7 @@ void Engine::finish_choice(uint64_t sequence_id, GenerationEvent event) {
   Choice& choice = node.mapped();
   const auto request = choice.request;
   event.choice_idx = choice.choice_idx;
+  event.elapsed_us = monotonic_us() - request->arrival_us;
   std::erase(sequences_[request->id], sequence_id);
   request->on_event(std::move(event));
   if (--request->num_unfinished > 0) return;

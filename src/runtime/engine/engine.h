@@ -52,6 +52,7 @@ class Engine final : public InferenceService {
     std::shared_ptr<const SamplingParams> sampling;
     EventCallback on_event;
     int num_unfinished = 0;
+    int64_t arrival_us = 0;
   };
   struct Choice {
     std::shared_ptr<Request> request;

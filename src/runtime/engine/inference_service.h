@@ -37,6 +37,8 @@ struct GenerationEvent {
   std::optional<FinishReason> finish_reason;  // set on the choice's last event
   std::string matched_stop;                   // the stop string that ended it, if one did
   int num_cached_tokens = 0;                  // prompt tokens served by the prefix cache
+  int64_t queued_us = 0;                      // from the request's arrival to its first step
+  int64_t elapsed_us = 0;                     // from the request's arrival to this event
   std::optional<Error> error;                 // with kError
 };
 
