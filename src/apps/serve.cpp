@@ -60,8 +60,9 @@ void add_serve_options(CLI::App* app, ServeOptions* options) {
   app->add_option(
          "--api-key", options->api_key,
          "key that clients must send (Authorization: Bearer KEY) on every route but "
-         "/health and /metrics; better in the environment, where other users cannot see it")
+         "/health, /metrics and the web page; better in the environment, where other users cannot see it")
       ->envname("DEEPFLIGHT_API_KEY");
+  app->add_flag("--no-web-page", options->no_web_page, "serve no page at /");
   app->add_option("--http-threads", options->http_threads)->check(CLI::Range(1, 64));
   app->add_option("--drain-timeout-s", options->drain_timeout_s,
                   "time that requests in flight get after SIGTERM")
@@ -95,6 +96,7 @@ Status run_serve(const ServeOptions& options) {
   config.http.num_threads = options.http_threads;
   config.served_model_name = options.served_model_name;
   config.version = options.version;
+  config.web_page = !options.no_web_page;
   Server server(
       config, local->engine(),
       {*local->tokenizer(), local->tokenizer_config(), chat_template ? &*chat_template : nullptr});

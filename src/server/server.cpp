@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "server/metrics_text.h"
 #include "server/response_json.h"
+#include "server/web_page.h"
 
 namespace deepflight {
 namespace {
@@ -69,7 +70,9 @@ struct Server::Call {
   std::string x_request_id;
 
   void send(int status, std::string body, const char* content_type = "application/json") const {
-    HttpResponse response{status, {{"Content-Type", content_type}}, std::move(body)};
+    send({status, {{"Content-Type", content_type}}, std::move(body)});
+  }
+  void send(HttpResponse response) const {
     if (!x_request_id.empty()) response.headers.emplace_back("X-Request-Id", x_request_id);
     writer.send(std::move(response));
   }
@@ -162,9 +165,15 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   call.fail(http_error(404, fmt::format("no such route: {}", shown(path))));
 }
 
-// Health and metrics, which need no key. False: the path is another's.
+// Health, metrics and the web page's files, which need no key. False: the path is another's.
 bool Server::handle_open_route(const Call& call) const {
   const std::string_view path = call.request.path();
+  if (config_.web_page) {
+    if (auto response = web_page_response(path)) {
+      if (call.check_method("GET", "HEAD")) call.send(std::move(*response));
+      return true;
+    }
+  }
   if (path != "/health" && path != "/metrics") return false;
   if (!call.check_method("GET", "HEAD")) return true;
   if (path == "/metrics") {

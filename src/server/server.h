@@ -28,7 +28,8 @@ struct ServerConfig {
   HttpServerConfig http;          // host, port, threads, limits of the transport
   std::string served_model_name;  // empty: the service's
   std::string version;            // of the program, for /version
-  ApiKey api_key;                 // asked for on every route but /health and /metrics
+  ApiKey api_key;                 // asked for on every route but health, metrics and the page
+  bool web_page = true;           // at `/`
   RequestLimits limits;           // vocab_size and max_model_len are taken from the service
   int num_prepare_threads = 1;    // parse and tokenize bodies over inline_body_bytes
   int num_event_threads = 1;      // turn the engine's events into JSON

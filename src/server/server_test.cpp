@@ -404,7 +404,7 @@ TEST_F(ServerTest, Metrics) {
   EXPECT_EQ(client().post_json("/metrics", "{}")->status, 405);
 }
 
-TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
+TEST_F(ServerTest, WithAKeyOnlyHealthMetricsAndThePageAreOpen) {
   ServerConfig config;
   config.version = "1.2.3";
   config.api_key = ApiKey::parse("s3cret").value();
@@ -412,7 +412,7 @@ TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
   const auto status = [&](const std::string& path, HttpHeaders headers) {
     return client(std::move(headers)).get(path)->status;
   };
-  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/"}) {
+  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/web/x"}) {
     for (const char* value : {"", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret0",
                               "Bearer S3cret", "Basic s3cret", "s3cret"}) {
       EXPECT_EQ(status(path, {{"Authorization", value}}), 401) << path << " " << value;
@@ -432,6 +432,71 @@ TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
   EXPECT_EQ(json::parse(client(right).get("/version")->body), (json{{"version", "1.2.3"}}));
   EXPECT_EQ(status("/health", {}), 200);
   EXPECT_EQ(status("/metrics", {}), 200);
+  EXPECT_EQ(status("/", {}), 200);
+  EXPECT_EQ(status("/web/app.js", {}), 200);
+}
+
+TEST_F(ServerTest, WebPage) {
+  start();
+  HttpClient http = client({{"X-Request-Id", "mine-42"}});
+  const std::pair<const char*, const char*> files[] = {
+      {"/", "text/html; charset=utf-8"},
+      {"/?x=1", "text/html; charset=utf-8"},
+      {"/web/app.css", "text/css; charset=utf-8"},
+      {"/web/app.js", "text/javascript; charset=utf-8"},
+      {"/web/icon.svg", "image/svg+xml"}};
+  for (const auto& [path, type] : files) {
+    const auto response = http.get(path);
+    EXPECT_EQ(response->status, 200) << path;
+    EXPECT_EQ(response->header("content-type"), type);
+    EXPECT_EQ(response->header("cache-control"), "no-cache");
+    EXPECT_EQ(response->header("x-content-type-options"), "nosniff");
+    EXPECT_EQ(response->header("x-request-id"), "mine-42");
+    EXPECT_THAT(std::string(response->header("content-security-policy")),
+                StartsWith("default-src 'self'; "));
+    EXPECT_GT(response->body.size(), 100u);
+  }
+  EXPECT_THAT(http.get("/")->body, StartsWith("<!doctype html>"));
+  EXPECT_EQ(http.post_json("/", "{}")->status, 405);
+  EXPECT_EQ(http.post_json("/web/app.js", "{}")->header("allow"), "GET");
+  for (const char* path : {"/web", "/web/", "/web/index.html", "/web/x.js", "/web/../server.h",
+                           "/web/%2e%2e/server.h", "/index.html", "//"}) {
+    EXPECT_EQ(http.get(path)->status, 404) << path;
+  }
+  TestSocket raw(server->port());
+  raw.send("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  const std::string head = raw.read_all();
+  EXPECT_THAT(head, StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(head, testing::EndsWith("\r\n\r\n"));
+}
+
+// What the page may load and run is its own files: every link of it is one, and nothing is inline.
+TEST_F(ServerTest, WebPageLinksToItsOwnFilesOnly) {
+  start();
+  HttpClient http = client();
+  const std::string html = http.get("/")->body;
+  int num_links = 0;
+  for (const char* attribute : {" src=\"", " href=\""}) {
+    for (size_t at = html.find(attribute); at != html.npos; at = html.find(attribute, at + 1)) {
+      const size_t begin = at + std::string_view(attribute).size();
+      const std::string link = html.substr(begin, html.find('"', begin) - begin);
+      EXPECT_EQ(http.get("/" + link)->status, 200) << link;
+      ++num_links;
+    }
+  }
+  EXPECT_GE(num_links, 3);
+  EXPECT_THAT(html, testing::Not(HasSubstr("<style")));
+  EXPECT_THAT(html, testing::Not(HasSubstr(" style=")));
+  EXPECT_THAT(html, testing::Not(HasSubstr(" onclick=")));
+}
+
+TEST_F(ServerTest, WebPageCanBeTurnedOff) {
+  ServerConfig config;
+  config.web_page = false;
+  start(config);
+  EXPECT_EQ(client().get("/")->status, 404);
+  EXPECT_EQ(client().get("/web/app.js")->status, 404);
+  EXPECT_EQ(client().get("/health")->status, 200);
 }
 
 TEST(ApiKey, MustBeAbleToStandInAHeader) {
