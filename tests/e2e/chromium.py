@@ -65,7 +65,7 @@ class Chromium:
     def call(self, method, **params):
         """Calls a method and returns its result, handling the events that come before it."""
         call_id = self._send(method, **params)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             while b"\0" not in self.received:
                 assert time.monotonic() < deadline, f"{method}: no answer"
@@ -130,7 +130,7 @@ class Chromium:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait_for(self, condition, timeout_s=30):
+    def wait_for(self, condition, timeout_s=60):
         """Waits until an expression is truthy; returns its value."""
         deadline = time.monotonic() + timeout_s
         while not (value := self.run(condition)):

@@ -27,15 +27,19 @@ for (const tab of tabs) {
   });
 }
 
-function askForKey() {
+function askForKey(hint) {
   get("key-button").hidden = false;
+  get("key-hint").textContent = hint;
   get("key-input").value = "";
   get("key-dialog").returnValue = "";
   if (!get("key-dialog").open) get("key-dialog").showModal();
 }
 
-const chat = new Chat(askForKey);
-get("key-button").addEventListener("click", askForKey);
+const kHint = "It stays in this browser tab and is gone when you close it.";
+const onRefused = () => askForKey(apiKey() ? "The server does not accept the key it got." : kHint);
+
+const chat = new Chat(onRefused);
+get("key-button").addEventListener("click", () => askForKey(kHint));
 get("key-cancel").addEventListener("click", () => get("key-dialog").close(""));
 get("key-dialog").addEventListener("close", () => {
   if (get("key-dialog").returnValue !== "use" || !get("key-input").value) return;
@@ -51,7 +55,7 @@ async function showModel() {
     get("model").textContent = chat.model;
     document.title = `${chat.model} · Deepflight`;
   } catch (error) {
-    if (error.status === 401) askForKey();
+    if (error.status === 401) onRefused();
     else setTimeout(showModel, 3000);
   }
 }

@@ -58,7 +58,7 @@ const kTiles = [
     note: ({ last }) => inAll(over(last.ttftSum, last.ttftCount), duration),
   },
   {
-    title: "Time between tokens", kind: "latency", from: "itlSum", top: 0.001,
+    title: "Time per token", kind: "latency", from: "itlSum", top: 0.001,
     format: duration,
     value: (h) => h.ratio("itlSum", "itlCount", kRecentMs),
     note: ({ last }) => inAll(over(last.itlSum, last.itlCount), duration),
@@ -96,7 +96,7 @@ class Tile {
     this.#most.textContent = most > 0 ? `max ${format(most)}` : "";
     const reported = history.last[from] !== null;
     this.#note.textContent =
-      reported ? note(history) || "nothing measured yet" : "not reported by this server";
+      reported ? note(history) || "nothing measured yet" : "not reported";
     const label = `${title}, last two minutes: now ${this.#value.textContent}, at most `;
     this.line.node.setAttribute("aria-label", label + format(most));
   }
@@ -127,14 +127,16 @@ export class EngineView {
   async #poll() {
     if (this.#polling) return;
     this.#polling = true;
+    let text = null;
     try {
       const response = await request("metrics", { signal: AbortSignal.timeout(kAnswerMs) });
-      this.#show(readMetrics(await response.text()));
+      text = await response.text();
       this.#say("");
     } catch (error) {
       this.#say(error.status ? error.message : "The server is not reachable. Trying again.");
     }
     this.#polling = false;
+    if (text !== null) this.#show(readMetrics(text));
   }
 
   #show(values) {

@@ -73,6 +73,7 @@ export class Turn {
     } else if (!this.#details.dataset.folded) {
       this.#details.dataset.folded = "1";  // once: later it is the reader's to open
       this.#details.open = false;
+      this.#thought.scrollTop = 0;
       this.#summary.textContent = `Thought for ${seconds(this.#answered - this.#start)}`;
     }
   }
