@@ -57,11 +57,12 @@ void add_serve_options(CLI::App* app, ServeOptions* options) {
   app->add_option("--port", options->port, "0: the system picks one")->check(CLI::Range(0, 65535));
   app->add_option("--served-model-name", options->served_model_name,
                   "name in the API; empty: the directory's");
-  app->add_option(
-         "--api-key", options->api_key,
-         "key that clients must send (Authorization: Bearer KEY) on every route but "
-         "/health and /metrics; better in the environment, where other users cannot see it")
+  app->add_option("--api-key", options->api_key,
+                  "key that clients must send (Authorization: Bearer KEY) on every route but "
+                  "/health, /metrics and the web page; better in the environment, where other "
+                  "users cannot see it")
       ->envname("DEEPFLIGHT_API_KEY");
+  app->add_flag("--no-web-page", options->no_web_page, "serve no page at /");
   app->add_option("--http-threads", options->http_threads)->check(CLI::Range(1, 64));
   app->add_option("--max-requests", options->max_requests,
                   "generation requests accepted and not yet answered; further ones get 429. 0: any")
@@ -106,6 +107,7 @@ Status run_serve(const ServeOptions& options) {
   config.max_requests = options.max_requests;
   config.request_timeout = std::chrono::seconds(options.request_timeout_s);
   config.access_log = !options.no_access_log;
+  config.web_page = !options.no_web_page;
   Server server(
       config, local->engine(),
       {*local->tokenizer(), local->tokenizer_config(), chat_template ? &*chat_template : nullptr});

@@ -19,6 +19,7 @@ struct ServeOptions {
   std::string served_model_name;
   std::string api_key;  // empty: nobody is asked for one
   std::string version;
+  bool no_web_page = false;
   int http_threads = 1;
   int drain_timeout_s = 60;
   int max_requests = 0;       // 0: any number

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/response_json.h"
+#include "server/web_page.h"
 
 namespace deepflight {
 namespace {
@@ -77,9 +78,11 @@ struct Server::Call {
                  status);
   }
   void send(int status, std::string body, const char* content_type = "application/json") const {
-    HttpResponse response{status, {{"Content-Type", content_type}}, std::move(body)};
+    send({status, {{"Content-Type", content_type}}, std::move(body)});
+  }
+  void send(HttpResponse response) const {
     if (!x_request_id.empty()) response.headers.emplace_back("X-Request-Id", x_request_id);
-    log(status);
+    log(response.status);
     writer.send(std::move(response));
   }
   void fail(const ApiError& error) const { fail(error, {}); }
@@ -178,10 +181,9 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   Call call{std::move(request), std::move(writer), {}, config_.access_log};
   call.x_request_id = accepted_request_id(call.request.header("x-request-id"));
   const std::string_view path = call.request.path();
-  if (path == "/health" || path == "/metrics") {
-    call.access_log = false;  // probes come every second
-    return handle_open_route(call);
-  }
+  // Probes come every second.
+  if (path == "/health" || path == "/metrics") call.access_log = false;
+  if (handle_open_route(call)) return;
   if (!config_.api_key.accepts(call.request.header("authorization"))) return call.refuse_key();
   if (path == "/v1/chat/completions") {
     return handle_generation(Endpoint::kChat, std::move(call));
@@ -204,10 +206,18 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   call.fail(http_error(404, fmt::format("no such route: {}", shown(path))));
 }
 
-// Health and metrics, which need no key.
-void Server::handle_open_route(const Call& call) const {
-  if (!call.check_method("GET", "HEAD")) return;
-  if (call.request.path() == "/metrics") {
+// Health, metrics and the web page's files, which need no key. False: the path is another's.
+bool Server::handle_open_route(const Call& call) const {
+  const std::string_view path = call.request.path();
+  if (config_.web_page) {
+    if (auto response = web_page_response(path)) {
+      if (call.check_method("GET", "HEAD")) call.send(std::move(*response));
+      return true;
+    }
+  }
+  if (path != "/health" && path != "/metrics") return false;
+  if (!call.check_method("GET", "HEAD")) return true;
+  if (path == "/metrics") {
     call.send(200, context_->metrics.text(context_->service.stats(), num_in_flight()),
               kMetricsContentType);
   } else if (draining_) {
@@ -215,6 +225,7 @@ void Server::handle_open_route(const Call& call) const {
   } else {
     call.send(200, R"({"status":"ok"})");
   }
+  return true;
 }
 
 void Server::handle_model(const Call& call, std::string_view name) {

@@ -29,7 +29,8 @@ struct ServerConfig {
   HttpServerConfig http;          // host, port, threads, limits of the transport
   std::string served_model_name;  // empty: the service's
   std::string version;            // of the program, for /version
-  ApiKey api_key;                 // asked for on every route but /health and /metrics
+  ApiKey api_key;                 // asked for on every route but health, metrics and the page
+  bool web_page = true;           // at `/`
   RequestLimits limits;           // vocab_size and max_model_len are taken from the service
   int num_prepare_threads = 1;    // parse and tokenize bodies over inline_body_bytes
   int num_event_threads = 1;      // turn the engine's events into JSON
@@ -66,7 +67,7 @@ class Server {
   struct Call;
 
   void handle(HttpRequest request, ResponseWriter writer);
-  void handle_open_route(const Call& call) const;
+  bool handle_open_route(const Call& call) const;
   void handle_model(const Call& call, std::string_view name);
   void handle_generation(Endpoint endpoint, Call call);
   void generate(Endpoint endpoint, const Call& call, std::shared_ptr<InFlight::Ticket> ticket);

@@ -87,7 +87,7 @@ TEST_F(ServerTest, MetricsOfRequests) {
                               "le=\"0.03\"} 2"));
 }
 
-TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
+TEST_F(ServerTest, WithAKeyOnlyHealthMetricsAndThePageAreOpen) {
   ServerConfig config;
   config.version = "1.2.3";
   config.api_key = ApiKey::parse("s3cret").value();
@@ -95,7 +95,7 @@ TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
   const auto status = [&](const std::string& path, HttpHeaders headers) {
     return client(std::move(headers)).get(path)->status;
   };
-  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/"}) {
+  for (const char* path : {"/v1/models", "/v1/models/x", "/version", "/nothing", "/web/x"}) {
     for (const char* value : {"", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret0",
                               "Bearer S3cret", "Basic s3cret", "s3cret"}) {
       EXPECT_EQ(status(path, {{"Authorization", value}}), 401) << path << " " << value;
@@ -115,6 +115,8 @@ TEST_F(ServerTest, WithAKeyOnlyHealthAndMetricsAreOpen) {
   EXPECT_EQ(json::parse(client(right).get("/version")->body), (json{{"version", "1.2.3"}}));
   EXPECT_EQ(status("/health", {}), 200);
   EXPECT_EQ(status("/metrics", {}), 200);
+  EXPECT_EQ(status("/", {}), 200);
+  EXPECT_EQ(status("/web/app.js", {}), 200);
 }
 
 TEST(ApiKey, MustBeAbleToStandInAHeader) {

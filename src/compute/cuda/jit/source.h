@@ -3,14 +3,12 @@
 
 #include <span>
 #include <string>
-#include <string_view>
+
+#include "base/embedded_file.h"
 
 namespace deepflight {
 
-struct JitHeader {
-  std::string_view path;  // as #include has it
-  std::string_view text;
-};
+using JitHeader = EmbeddedFile;  // its path as #include has it
 
 // One translation unit with one kernel, `extern "C"` and called `name`. The name also begins the
 // name of the file in the cache.
