@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +29,22 @@ enum class Endpoint { kChat, kCompletions };
 struct ApiMessage {
   std::string role;  // system, user, assistant, tool ("developer" becomes "system")
   std::string content;
+  nlohmann::ordered_json tool_calls;  // of an assistant: a list, or null
+  std::string tool_call_id;           // of a tool's answer
+};
+
+enum class ToolChoice {
+  kNone,      // no tools, or they are not to be used
+  kAuto,      // as the model likes
+  kRequired,  // some of them
+  kNamed,     // the one
+};
+
+struct ToolOptions {
+  nlohmann::ordered_json definitions = nlohmann::ordered_json::array();  // as the client wrote them
+  ToolChoice choice = ToolChoice::kNone;
+  std::string name;            // with kNamed
+  bool parallel_calls = true;  // false: only the first call is given out
 };
 
 // A completion's prompt: text, or token ids as given.
@@ -56,6 +73,7 @@ struct ApiRequest {
 
   // Chat.
   std::vector<ApiMessage> messages;
+  ToolOptions tools;
   std::optional<bool> thinking;  // chat_template_kwargs.thinking or .enable_thinking
   bool add_generation_prompt = true;
   bool continue_final_message = false;

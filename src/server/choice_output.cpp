@@ -10,6 +10,14 @@ void ChoiceDelta::append(ChoiceDelta&& next) {
   choice_idx = next.choice_idx;
   reasoning += next.reasoning;
   content += next.content;
+  for (ToolCallDelta& call : next.tool_calls) {
+    if (!tool_calls.empty() && tool_calls.back().index == call.index) {
+      tool_calls.back().arguments += call.arguments;
+    } else {
+      tool_calls.push_back(std::move(call));
+    }
+  }
+  ends_in_calls = ends_in_calls || next.ends_in_calls;
   token_ids.insert(token_ids.end(), next.token_ids.begin(), next.token_ids.end());
   logprobs.insert(logprobs.end(), std::make_move_iterator(next.logprobs.begin()),
                   std::make_move_iterator(next.logprobs.end()));
@@ -17,15 +25,41 @@ void ChoiceDelta::append(ChoiceDelta&& next) {
   if (!next.matched_stop.empty()) matched_stop = std::move(next.matched_stop);
 }
 
-ChoiceOutput::ChoiceOutput(int choice_idx, const ApiRequest& request, bool starts_in_thinking,
+ChoiceOutput::ChoiceOutput(int choice_idx, const ApiRequest& request, const PreparedPrompt& prompt,
                            const Tokenizer& tokenizer)
     : choice_idx_(choice_idx),
       is_chat_(request.endpoint == Endpoint::kChat),
       separate_reasoning_(request.output.separate_reasoning),
       think_end_id_(tokenizer.token_to_id("</think>")),
-      parser_(starts_in_thinking),
-      saw_reasoning_(starts_in_thinking) {
-  if (!request.output.skip_special_tokens) detokenizer_.emplace(tokenizer, false);
+      tool_is_named_(request.tools.choice == ToolChoice::kNamed),
+      parser_(prompt.starts_in_thinking),
+      saw_reasoning_(prompt.starts_in_thinking) {
+  bool show_special_tokens = !request.output.skip_special_tokens;
+  if (request.tools.choice != ToolChoice::kNone) {
+    const bool one_call = tool_is_named_ || !request.tools.parallel_calls;
+    tool_parser_.emplace(one_call ? 1 : ToolCallParser::kAnyNumber);
+    begun_calls_ = tool_parser_->push(prompt.begun_output).calls;
+    show_special_tokens |= tokenizer.is_special(tokenizer.token_to_id(kToolCallsBegin));
+  }
+  if (show_special_tokens) detokenizer_.emplace(tokenizer, false);
+}
+
+// Takes the calls out of the content.
+void ChoiceOutput::split_tool_calls(bool is_end, ChoiceDelta& delta) {
+  delta.tool_calls = std::exchange(begun_calls_, {});
+  const auto add = [&delta](ToolCallParser::Delta part) {
+    delta.content += part.content;
+    ChoiceDelta more;
+    more.choice_idx = delta.choice_idx;
+    more.tool_calls = std::move(part.calls);
+    delta.append(std::move(more));
+  };
+  const std::string text = std::exchange(delta.content, {});
+  add(tool_parser_->push(text));
+  if (!is_end) return;
+  add(tool_parser_->finish());
+  // Whoever names the function knows that it is called.
+  delta.ends_in_calls = tool_parser_->num_calls() > 0 && !tool_is_named_;
 }
 
 // The text with special tokens, which the engine's has not. The token that ended the output is no
@@ -61,6 +95,7 @@ ChoiceDelta ChoiceOutput::take(GenerationEvent event) {
     }
   }
   if (!is_chat_ || !separate_reasoning_) delta.content = std::move(text);
+  if (tool_parser_) split_tool_calls(event.finish_reason.has_value(), delta);
   for (const int32_t token_id : event.token_ids) {
     ++num_tokens_;
     if (token_id == think_end_id_ && num_tokens_to_think_end_ < 0) {

@@ -9,9 +9,11 @@
 
 #include "runtime/engine/inference_service.h"
 #include "server/api_request.h"
+#include "server/prompt_builder.h"
 #include "text/detokenizer.h"
 #include "text/think_parser.h"
 #include "text/tokenizer.h"
+#include "text/tool_call_parser.h"
 
 namespace deepflight {
 
@@ -21,9 +23,11 @@ struct ChoiceDelta {
   bool is_first = false;
   std::string reasoning;
   std::string content;
+  std::vector<ToolCallDelta> tool_calls;
   std::vector<int32_t> token_ids;
   std::vector<OutputLogprob> logprobs;
   std::optional<FinishReason> finish_reason;
+  bool ends_in_calls = false;  // with kStop: it stopped for the client to call tools
   std::string matched_stop;
 
   void append(ChoiceDelta&& next);
@@ -31,8 +35,8 @@ struct ChoiceDelta {
 
 class ChoiceOutput {
  public:
-  // `starts_in_thinking`: the prompt ended with <think>. `tokenizer` outlives this object.
-  ChoiceOutput(int choice_idx, const ApiRequest& request, bool starts_in_thinking,
+  // `tokenizer` outlives this object.
+  ChoiceOutput(int choice_idx, const ApiRequest& request, const PreparedPrompt& prompt,
                const Tokenizer& tokenizer);
 
   ChoiceDelta take(GenerationEvent event);
@@ -43,12 +47,16 @@ class ChoiceOutput {
 
  private:
   std::string detokenize(const GenerationEvent& event);
+  void split_tool_calls(bool is_end, ChoiceDelta& delta);
 
   const int choice_idx_;
   const bool is_chat_;
   const bool separate_reasoning_;
   const int32_t think_end_id_;  // </think> as a token, or -1
+  const bool tool_is_named_;
   ThinkParser parser_;
+  std::optional<ToolCallParser> tool_parser_;          // if the model was told of tools
+  std::vector<ToolCallDelta> begun_calls_;             // by the prompt, not yet given out
   std::optional<IncrementalDetokenizer> detokenizer_;  // if special tokens are to be shown
   bool started_ = false;
   bool finished_ = false;

@@ -100,7 +100,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, ApiRequest re
   for (PreparedPrompt& prompt : prompts) {
     num_prompt_tokens_ += static_cast<int64_t>(prompt.token_ids.size());
     for (int i = 0; i < request_.sampling.num_choices; ++i) {
-      outputs_.emplace_back(static_cast<int>(outputs_.size()), request_, prompt.starts_in_thinking,
+      outputs_.emplace_back(static_cast<int>(outputs_.size()), request_, prompt,
                             context_->tokenizer);
     }
     PromptInfo shown{std::move(prompt.text), {}};

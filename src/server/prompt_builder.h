@@ -24,6 +24,7 @@ struct PreparedPrompt {
   std::string text;  // completions with echo only
   std::vector<int32_t> token_ids;
   bool starts_in_thinking = false;  // the prompt ends inside <think>
+  std::string begun_output;         // what the prompt has already of the answer: a call's beginning
 };
 
 // Also sets request.sampling.max_tokens. May take long for big prompts. Thread-safe.

@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "server/api_request.h"
 #include "server/json_fields.h"
+#include "server/tool_fields.h"
 #include "server/unsupported_fields.h"
 
 namespace deepflight {
@@ -25,8 +26,9 @@ bool is_empty(const json& value) { return value.is_structured() && value.empty()
 
 class RequestParser {
  public:
-  RequestParser(const json& body, Endpoint endpoint, const RequestLimits& limits)
-      : limits_(limits), fields_(body, "", error_) {
+  RequestParser(const json& body, std::string_view text, Endpoint endpoint,
+                const RequestLimits& limits)
+      : text_(text), limits_(limits), fields_(body, "", error_) {
     request_.endpoint = endpoint;
   }
 
@@ -40,6 +42,7 @@ class RequestParser {
     if (request_.endpoint == Endpoint::kChat) {
       parse_chat_logprobs();
       parse_messages();
+      parse_tools(fields_, text_, request_.tools, error_);
       parse_template_options();
     } else {
       parse_completion_logprobs();
@@ -67,6 +70,7 @@ class RequestParser {
   void check_combinations();
   bool count_prompt_bytes(size_t num_bytes, std::string_view param);
 
+  const std::string_view text_;  // the body
   const RequestLimits& limits_;
   std::optional<ApiError> error_;
   JsonFields fields_;
@@ -220,7 +224,7 @@ void RequestParser::parse_message(const json& item, size_t index) {
   if (std::ranges::find(kRoles, message.role) == kRoles.end()) {
     return fields.fail("role", "must be system, developer, user, assistant or tool");
   }
-  for (const char* field : {"tool_calls", "function_call", "audio"}) {
+  for (const char* field : {"function_call", "audio"}) {
     const json* value = fields.find(field);
     if (value != nullptr && !is_empty(*value)) {
       error_ = unsupported_field(fields.full_name(field));
@@ -229,7 +233,15 @@ void RequestParser::parse_message(const json& item, size_t index) {
   }
   std::string ignored;
   fields.text("name", kMaxNameBytes, ignored);
-  fields.text("tool_call_id", kMaxNameBytes, ignored);
+  fields.text("tool_call_id", kMaxNameBytes, message.tool_call_id);
+  message.tool_calls = parse_tool_calls(fields, error_);
+  if (!message.tool_calls.is_null() && message.role != "assistant") {
+    return fields.fail("tool_calls", "belongs to messages of the assistant");
+  }
+  for (const auto& call : message.tool_calls) {
+    const auto& arguments = call["function"]["arguments"].get_ref<const std::string&>();
+    if (!count_prompt_bytes(arguments.size(), "messages")) return;
+  }
   if (!parse_content(fields, message.role, message.content)) return;
   request_.messages.push_back(std::move(message));
 }
@@ -390,7 +402,7 @@ ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body
   const auto parsed = parse_json(body, "the body");
   if (!parsed.ok()) return bad_field("", shortened(parsed.error().message));
   if (!parsed->is_object()) return bad_field("", "the body must be a JSON object");
-  return RequestParser(*parsed, endpoint, limits).parse();
+  return RequestParser(*parsed, body, endpoint, limits).parse();
 }
 
 }  // namespace deepflight

@@ -19,6 +19,11 @@ std::vector<std::string> fuzz_seeds() {
       R"("logit_bias":{"5":-100},"max_completion_tokens":10,"continue_final_message":true})",
       R"({"messages":[{"role":"user","content":"hi"}],"chat_template_kwargs":{"thinking":true},)"
       R"("separate_reasoning":false,"tools":[],"response_format":{"type":"text"}})",
+      R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":)"
+      R"([{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool",)"
+      R"("tool_call_id":"1","content":"b"}],"tools":[{"type":"function","function":{"name":"f",)"
+      R"("description":"d","parameters":{"type":"object"}}}],"tool_choice":{"type":"function",)"
+      R"("function":{"name":"f"}},"parallel_tool_calls":false})",
       R"({"prompt":[[1,2,3],[4]],"max_tokens":5,"echo":true,"min_tokens":1,"top_k":-1})",
       R"({"prompt":["a","b"],"logprobs":5,"stop_token_ids":[1],"ignore_eos":true,"min_p":0.1})",
       R"({"prompt":[1,2,3],"repetition_penalty":1.2,"presence_penalty":1,"cache_salt":"s"})",

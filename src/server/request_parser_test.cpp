@@ -266,7 +266,7 @@ TEST(RequestParser, EachErrorNamesItsField) {
       {kC, one({{"role", "user"}, {"content", {{{"type", "image_url"}}}}}), "messages[0].content"},
       {kC, one({{"role", "user"}, {"content", {{{"type", "text"}}}}}), "messages[0].content"},
       {kC, one({{"role", "assistant"}, {"content", ""}, {"tool_calls", {1}}}),
-       "messages[0].tool_calls"},
+       "messages[0].tool_calls[0]"},
       {kC, {{"continue_final_message", true}}, "continue_final_message"},
       {kC,
        {{"continue_final_message", true},
@@ -277,7 +277,7 @@ TEST(RequestParser, EachErrorNamesItsField) {
       {kC, {{"chat_template_kwargs", {{"thinking", 1}}}}, "chat_template_kwargs.thinking"},
       {kC, {{"chat_template_kwargs", {{"tokenize", true}}}}, "chat_template_kwargs.tokenize"},
       {kC, {{"chat_template", "{{ 1 }}"}}, "chat_template"},
-      {kC, {{"tools", {{{"type", "function"}}}}}, "tools"},
+      {kC, {{"tools", {{{"type", "function"}}}}}, "tools[0].function"},
       {kC, {{"tool_choice", "required"}}, "tool_choice"},
       {kC, {{"response_format", {{"type", "json_object"}}}}, "response_format"},
       {kC, {{"reasoning_effort", "high"}}, "reasoning_effort"},
@@ -314,7 +314,7 @@ TEST(RequestParser, EachErrorNamesItsField) {
 }
 
 TEST(RequestParser, UnsupportedIsSaidAsSuch) {
-  const auto result = parse(Endpoint::kChat, {{"tools", {1}}});
+  const auto result = parse(Endpoint::kChat, {{"response_format", {{"type", "json_object"}}}});
   const auto& error = std::get<ApiError>(result);
   EXPECT_EQ(error.code, "unsupported_parameter");
   EXPECT_THAT(error.message, HasSubstr("not supported yet"));

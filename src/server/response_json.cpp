@@ -20,11 +20,11 @@ std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Json finish_reason_json(const std::optional<FinishReason>& reason) {
-  if (!reason) return nullptr;
-  switch (*reason) {
+Json finish_reason_json(const ChoiceDelta& delta) {
+  if (!delta.finish_reason) return nullptr;
+  switch (*delta.finish_reason) {
     case FinishReason::kStop:
-      return "stop";
+      return delta.ends_in_calls ? "tool_calls" : "stop";
     case FinishReason::kLength:
       return "length";
     case FinishReason::kAbort:
@@ -116,13 +116,38 @@ Json choice_json(const ResponseInfo& info, const ChoiceDelta& delta, const Token
   } else {
     choice["logprobs"] = completion_logprobs_json(delta.logprobs, tokenizer, cursor);
   }
-  choice["finish_reason"] = finish_reason_json(delta.finish_reason);
+  choice["finish_reason"] = finish_reason_json(delta);
   if (!delta.matched_stop.empty()) choice["stop_reason"] = delta.matched_stop;
   if (info.output.return_token_ids) choice["token_ids"] = delta.token_ids;
   return choice;
 }
 
-Json chat_delta_json(const ChoiceDelta& delta) {
+// The same in every chunk of a call: of the request's id, the choice and the call.
+std::string tool_call_id(const ResponseInfo& info, int choice_idx, int index) {
+  constexpr size_t kTail = 16;
+  const std::string_view id = info.id;
+  return fmt::format("call_{}_{}_{}", id.substr(id.size() - std::min(id.size(), kTail)), choice_idx,
+                     index);
+}
+
+Json tool_calls_json(const ResponseInfo& info, const ChoiceDelta& delta, bool streamed) {
+  Json calls = Json::array();
+  for (const ToolCallDelta& call : delta.tool_calls) {
+    Json item = Json::object();
+    if (streamed) item["index"] = call.index;
+    if (call.name.empty()) {
+      item["function"] = {{"arguments", call.arguments}};
+    } else {
+      item["id"] = tool_call_id(info, delta.choice_idx, call.index);
+      item["type"] = "function";
+      item["function"] = {{"name", call.name}, {"arguments", call.arguments}};
+    }
+    calls.push_back(std::move(item));
+  }
+  return calls;
+}
+
+Json chat_delta_json(const ResponseInfo& info, const ChoiceDelta& delta) {
   Json json = Json::object();
   if (delta.is_first) json["role"] = "assistant";
   if (!delta.reasoning.empty()) {
@@ -130,7 +155,10 @@ Json chat_delta_json(const ChoiceDelta& delta) {
     json["reasoning"] = delta.reasoning;
   }
   // A token without text of its own yet still gets a chunk, with empty content.
-  if (!delta.content.empty() || delta.reasoning.empty()) json["content"] = delta.content;
+  if (!delta.tool_calls.empty()) json["tool_calls"] = tool_calls_json(info, delta, true);
+  if (!delta.content.empty() || (delta.reasoning.empty() && delta.tool_calls.empty())) {
+    json["content"] = delta.content;
+  }
   return json;
 }
 
@@ -156,7 +184,7 @@ std::string chunk_json(const ResponseInfo& info, const PromptInfo& prompt, const
   Json choice = choice_json(info, delta, tokenizer, cursor);
   const bool with_prompt_ids = info.output.return_token_ids && delta.is_first;
   if (info.endpoint == Endpoint::kChat) {
-    choice["delta"] = chat_delta_json(delta);
+    choice["delta"] = chat_delta_json(info, delta);
     if (with_prompt_ids) chunk["prompt_token_ids"] = prompt.token_ids;
   } else {
     choice["text"] =
@@ -195,6 +223,10 @@ std::string response_json(const ResponseInfo& info, const std::vector<const Prom
                            {"content", delta.content},
                            {"reasoning_content", reasoning},
                            {"reasoning", reasoning}};
+      if (!delta.tool_calls.empty()) {
+        choice["message"]["tool_calls"] = tool_calls_json(info, delta, false);
+        if (delta.content.empty()) choice["message"]["content"] = nullptr;
+      }
     } else {
       choice["text"] = info.output.echo ? prompts[i]->text + delta.content : delta.content;
       if (info.output.return_token_ids) choice["prompt_token_ids"] = prompts[i]->token_ids;

@@ -333,7 +333,7 @@ TEST_F(ServerTest, RequestErrors) {
   const json long_prompt = json::array({{{"role", "user"}, {"content", long_text}}});
   expect({{"messages", kHi}, {"temperature", 3}}, 400, "temperature", nullptr);
   expect({{"messages", kHi}, {"model", "other"}}, 404, "model", "model_not_found");
-  expect({{"messages", kHi}, {"tools", {1}}}, 400, "tools", "unsupported_parameter");
+  expect({{"messages", kHi}, {"functions", {1}}}, 400, "functions", "unsupported_parameter");
   expect({{"messages", long_prompt}}, 400, "messages", "context_length_exceeded");
   expect({{"messages", kHi}, {"max_tokens", 250}}, 400, "max_tokens", "context_length_exceeded");
   expect({{"messages", kHi}, {"max_completion_tokens", 250}}, 400, "max_completion_tokens",

@@ -25,7 +25,8 @@ inline constexpr int32_t kTestBosId = 258;
 inline constexpr int32_t kTestEosId = 259;
 inline constexpr int32_t kTestUserId = 260;
 inline constexpr int32_t kTestAssistantId = 261;
-inline constexpr int32_t kTestVocabSize = 262;
+inline constexpr int32_t kTestToolCallsBeginId = 262;  // and the four other marks of tool calls
+inline constexpr int32_t kTestVocabSize = 267;
 
 inline Tokenizer test_tokenizer() {
   using nlohmann::json;
@@ -42,6 +43,11 @@ inline Tokenizer test_tokenizer() {
       {"<｜end▁of▁sentence｜>", true},
       {"<｜User｜>", true},
       {"<｜Assistant｜>", true},
+      {"<｜tool▁calls▁begin｜>", false},
+      {"<｜tool▁calls▁end｜>", false},
+      {"<｜tool▁call▁begin｜>", false},
+      {"<｜tool▁call▁end｜>", false},
+      {"<｜tool▁sep｜>", false},
   };
   json added_tokens = json::array();
   for (const auto& [content, special] : added) {
@@ -83,7 +89,8 @@ inline constexpr std::string_view kTestTemplate =
     "{{ bos_token }}{% for m in messages %}"
     "{% if m['role'] == 'system' %}{{ m['content'] }}{% endif %}"
     "{% if m['role'] == 'user' or m['role'] == 'tool' %}<｜User｜>{{ m['content'] }}{% endif %}"
-    "{% if m['role'] == 'assistant' %}<｜Assistant｜>{{ m['content'] }}<｜end▁of▁sentence｜>"
+    "{% if m['role'] == 'assistant' %}<｜Assistant｜>{{ m['content'] or '' }}"
+    "{% if m['tool_calls'] %}[calls {{ m['tool_calls'] | tojson }}]{% endif %}<｜end▁of▁sentence｜>"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>"
     "{% if thinking is defined and not thinking %}</think>{% else %}<think>\n{% endif %}"

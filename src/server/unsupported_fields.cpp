@@ -50,8 +50,6 @@ constexpr UnsupportedField kUnsupportedFields[] = {
     {"structured_outputs", never},
     {"suffix", never},
     {"thinking_token_budget", never},
-    {"tool_choice", is_auto_or_none},
-    {"tools", is_empty},
     {"truncate_prompt_tokens", never},
     {"use_beam_search", is_false},
     {"web_search_options", never},

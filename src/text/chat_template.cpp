@@ -20,6 +20,7 @@ constexpr size_t kMaxJsonDepth = 64;
 
 struct ChatTemplate::Parsed {
   jinja::Body body;
+  std::string source;
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Parsed> parsed) : parsed_(std::move(parsed)) {}
@@ -35,10 +36,15 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view source) {
   try {
     auto parsed = std::make_unique<Parsed>();
     parsed->body = jinja::parse_template(source);
+    parsed->source = source;
     return ChatTemplate(std::move(parsed));
   } catch (const jinja::Failure& failure) {
     return unsupported("chat template: {}", failure.what());
   }
+}
+
+bool ChatTemplate::mentions(std::string_view text) const {
+  return parsed_->source.find(text) != std::string::npos;
 }
 
 Result<std::string> ChatTemplate::render(const nlohmann::ordered_json& context) const {

@@ -39,6 +39,9 @@ class ChatTemplate {
   Result<std::string> render(const nlohmann::ordered_json& context) const;
   Result<std::string> render(const nlohmann::json& context) const;
 
+  // Whether its source has the text: which variables it reads, which marks it writes.
+  bool mentions(std::string_view text) const;
+
   // The clock of strftime_now in seconds since 1970; the system's unless set (for tests).
   void set_now_for_testing(int64_t unix_s) { now_unix_s_ = unix_s; }
 

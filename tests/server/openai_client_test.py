@@ -105,6 +105,36 @@ class Chat(WithServer):
         self.assertEqual(roles, ["assistant"] + [None] * (len(roles) - 1))
         self.assertEqual(reasons, [None] * (len(reasons) - 1) + ["stop"])
 
+    def test_tools(self):
+        tools = [{"type": "function", "function": {
+            "name": "get_weather", "description": "Weather of a place.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+        arguments = '{"city": "Zürich"}'
+        text = ("Let me look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>"
+                f"{arguments}<｜tool▁call▁end｜><｜tool▁calls▁end｜>")
+        choice = self.chat(text, tools=tools).choices[0]
+        self.assertEqual(choice.finish_reason, "tool_calls")
+        self.assertEqual(choice.message.content, "Let me look.")
+        call = choice.message.tool_calls[0]
+        self.assertEqual((call.type, call.function.name), ("function", "get_weather"))
+        self.assertEqual(call.function.arguments, arguments)
+        # The client's own accumulation of a stream.
+        with self.client.chat.completions.stream(
+                model="echo", messages=[{"role": "user", "content": text}], tools=tools) as stream:
+            final = stream.get_final_completion().choices[0]
+        self.assertEqual(final.finish_reason, "tool_calls")
+        self.assertEqual(final.message.tool_calls[0].function.arguments, arguments)
+        # The call and its answer go back in.
+        answer = self.client.chat.completions.create(model="echo", tools=tools, messages=[
+            {"role": "user", "content": "weather?"},
+            choice.message,
+            {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}])
+        self.assertEqual(answer.choices[0].message.content, "18 degrees")
+        self.assertIsNone(answer.choices[0].message.tool_calls)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat("x", tool_choice="required")
+        self.assertEqual(caught.exception.param, "tool_choice")
+
     def test_stream_usage(self):
         chunks = list(self.chat(stream=True, stream_options={"include_usage": True}))
         self.assertEqual(chunks[-1].choices, [])
@@ -218,8 +248,6 @@ class Errors(WithServer):
             model="echo", messages=[]))
 
     def test_what_is_not_supported_yet(self):
-        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-        self.assert_refused("tools", lambda: self.chat(tools=[tool]), "unsupported_parameter")
         self.assert_refused("response_format",
                             lambda: self.chat(response_format={"type": "json_object"}),
                             "unsupported_parameter")
