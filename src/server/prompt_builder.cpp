@@ -194,6 +194,23 @@ std::optional<ApiError> check_tool_marks(const ApiRequest& request, const TextMo
   return std::nullopt;
 }
 
+ApiResult<PreparedPrompt> prepare_completion(ApiPrompt& prompt, bool echo, const TextModel& model) {
+  PreparedPrompt prepared;
+  if (auto* token_ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+    prepared.token_ids = std::move(*token_ids);
+    if (echo) prepared.text = model.tokenizer.decode(prepared.token_ids, true);
+    return prepared;
+  }
+  auto& text = std::get<std::string>(prompt);
+  auto token_ids = encode_prompt(model.tokenizer, model.config, text, true);
+  if (!token_ids.ok()) return api_error(token_ids.error());
+  prepared.token_ids = std::move(token_ids).value();
+  if (echo) prepared.text = std::move(text);
+  return prepared;
+}
+
+}  // namespace
+
 ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextModel& model) {
   if (auto error = check_tool_marks(request, model)) return std::move(*error);
   auto rendered = render_chat(request, model);
@@ -211,23 +228,6 @@ ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextMode
   if (!token_ids.ok()) return api_error(token_ids.error());
   return PreparedPrompt{{}, std::move(token_ids).value(), in_thinking, begun};
 }
-
-ApiResult<PreparedPrompt> prepare_completion(ApiPrompt& prompt, bool echo, const TextModel& model) {
-  PreparedPrompt prepared;
-  if (auto* token_ids = std::get_if<std::vector<int32_t>>(&prompt)) {
-    prepared.token_ids = std::move(*token_ids);
-    if (echo) prepared.text = model.tokenizer.decode(prepared.token_ids, true);
-    return prepared;
-  }
-  auto& text = std::get<std::string>(prompt);
-  auto token_ids = encode_prompt(model.tokenizer, model.config, text, true);
-  if (!token_ids.ok()) return api_error(token_ids.error());
-  prepared.token_ids = std::move(token_ids).value();
-  if (echo) prepared.text = std::move(text);
-  return prepared;
-}
-
-}  // namespace
 
 ApiResult<std::vector<PreparedPrompt>> prepare_prompts(ApiRequest& request, const TextModel& model,
                                                        int32_t max_model_len) {

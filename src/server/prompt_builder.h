@@ -27,6 +27,9 @@ struct PreparedPrompt {
   std::string begun_output;         // what the prompt has already of the answer: a call's beginning
 };
 
+// The messages of a chat, whether they fit the context or not. Thread-safe.
+ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextModel& model);
+
 // Also sets request.sampling.max_tokens. May take long for big prompts. Thread-safe.
 ApiResult<std::vector<PreparedPrompt>> prepare_prompts(ApiRequest& request, const TextModel& model,
                                                        int32_t max_model_len);

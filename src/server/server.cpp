@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/response_json.h"
+#include "server/tokenize.h"
 #include "server/web_page.h"
 
 namespace deepflight {
@@ -106,6 +107,13 @@ struct Server::Call {
     fail(error, {"WWW-Authenticate", "Bearer"});
   }
 
+  // Answers 415 unless the body says that it is JSON, or nothing.
+  bool check_json() const {
+    if (is_json_type(request.header("content-type"))) return true;
+    fail(http_error(415, "the Content-Type must be application/json"));
+    return false;
+  }
+
   // Answers 405 unless the method is one of the two.
   bool check_method(std::string_view method, std::string_view other = {}) const {
     if (request.method == method || (!other.empty() && request.method == other)) return true;
@@ -191,6 +199,8 @@ void Server::handle(HttpRequest request, ResponseWriter writer) {
   if (path == "/v1/completions") {
     return handle_generation(Endpoint::kCompletions, std::move(call));
   }
+  if (path == "/tokenize") return handle_text(tokenize_json, std::move(call));
+  if (path == "/detokenize") return handle_text(detokenize_json, std::move(call));
   if (path == "/version") {
     if (!call.check_method("GET", "HEAD")) return;
     return call.send(200, version_json(config_.version));
@@ -236,11 +246,26 @@ void Server::handle_model(const Call& call, std::string_view name) {
   call.send(200, model_json(config_.served_model_name, created_s_, config_.limits.max_model_len));
 }
 
-void Server::handle_generation(Endpoint endpoint, Call call) {
-  if (!call.check_method("POST")) return;
-  if (!is_json_type(call.request.header("content-type"))) {
-    return call.fail(http_error(415, "the Content-Type must be application/json"));
+void Server::handle_text(Answer answer, Call call) {
+  if (!call.check_method("POST") || !call.check_json()) return;
+  const auto run = [this, answer](const Call& asked) {
+    try {
+      auto made = answer(asked.request.body, text_model_, config_.limits);
+      if (const auto* error = std::get_if<ApiError>(&made)) return asked.fail(*error);
+      asked.send(200, std::get<std::string>(std::move(made)));
+    } catch (const std::exception& failure) {
+      asked.fail(api_error(make_error(ErrorCode::kInternal, "{}", failure.what())));
+    }
+  };
+  if (call.request.body.size() <= config_.inline_body_bytes) return run(call);
+  const auto shared_call = std::make_shared<Call>(std::move(call));
+  if (!prepare_queue_.post([run, shared_call] { run(*shared_call); })) {
+    shared_call->refuse_load("too many requests are waiting");
   }
+}
+
+void Server::handle_generation(Endpoint endpoint, Call call) {
+  if (!call.check_method("POST") || !call.check_json()) return;
   // The ticket before the look at draining_, so that a drain sees every request that passed it.
   auto ticket = std::make_shared<InFlight::Ticket>(context_->in_flight);
   if (draining_) return call.fail(http_error(503, "the server is shutting down"));

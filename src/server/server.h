@@ -70,6 +70,10 @@ class Server {
   bool handle_open_route(const Call& call) const;
   void handle_model(const Call& call, std::string_view name);
   void handle_generation(Endpoint endpoint, Call call);
+  // Answers a POST of JSON with what `answer` makes of the body, on another thread if it is large.
+  using Answer = ApiResult<std::string> (*)(std::string_view body, const TextModel& model,
+                                            const RequestLimits& limits);
+  void handle_text(Answer answer, Call call);
   void generate(Endpoint endpoint, const Call& call, std::shared_ptr<InFlight::Ticket> ticket);
   void time_out_requests();
   ApiResult<std::vector<PreparedPrompt>> prepare(ApiRequest& request) const;

@@ -300,6 +300,42 @@ TEST_F(ServerTest, Models) {
   EXPECT_EQ(http.get("/health")->status, 200);
 }
 
+TEST_F(ServerTest, Tokenize) {
+  start();
+  const auto ask = [&](const std::string& path, const json& body) {
+    const HttpResponse response = post(path, body);
+    EXPECT_EQ(response.status, 200) << response.body;
+    return json::parse(response.body);
+  };
+  EXPECT_EQ(ask("/tokenize", {{"prompt", "ab"}}), (json{{"count", 3},
+                                                        {"max_model_len", 256},
+                                                        {"tokens", {kTestBosId, 'a', 'b'}},
+                                                        {"token_strs", nullptr}}));
+  EXPECT_EQ(ask("/tokenize", {{"prompt", "ab"}, {"add_special_tokens", false}})["tokens"],
+            (json{'a', 'b'}));
+  const json chat = ask("/tokenize", {{"messages", kHi}, {"return_token_strs", true}});
+  EXPECT_EQ(chat["tokens"],
+            (json{kTestBosId, kTestUserId, 'h', 'i', kTestAssistantId, kTestThinkId, '\n'}));
+  EXPECT_EQ(chat["token_strs"][5], "<think>");
+  EXPECT_EQ(ask("/tokenize", {{"prompt", std::string(100'000, 'x')}})["count"], 100'001);
+  EXPECT_EQ(ask("/detokenize", {{"tokens", chat["tokens"]}})["prompt"],
+            "<｜begin▁of▁sentence｜><｜User｜>hi<｜Assistant｜><think>\n");
+  for (const auto& [path, body, param] :
+       {std::tuple<const char*, json, json>{"/tokenize", json::object(), "prompt"},
+        {"/tokenize", {{"prompt", 3}}, "prompt"},
+        {"/tokenize", {{"messages", json::array()}}, "messages"},
+        {"/tokenize", json::array(), nullptr},
+        {"/detokenize", json::object(), "tokens"},
+        {"/detokenize", {{"tokens", {-1}}}, "tokens"},
+        {"/detokenize", {{"tokens", {kTestVocabSize}}}, "tokens"},
+        {"/detokenize", {{"tokens", "x"}}, "tokens"}}) {
+    const HttpResponse response = post(path, body);
+    EXPECT_EQ(response.status, 400) << body;
+    EXPECT_EQ(error_of(response)["param"], param) << body;
+  }
+  EXPECT_EQ(client().get("/tokenize")->status, 405);
+}
+
 TEST_F(ServerTest, RoutesMethodsAndTypes) {
   start();
   HttpClient http = client();
