@@ -17,14 +17,14 @@ void LoadClient::send(const LoadRequest& request, int64_t due_us, int64_t origin
   record.asked_output_tokens = request.asked_output_tokens;
   record.sent_us = monotonic_us() - origin_us;
   auto timer = std::make_shared<StreamTimer>(request.endpoint, std::move(record));
-  http_.post_stream(request.path(), request.body,
-                    {[timer, origin_us](std::string_view data) {
-                       return timer->on_event(data, monotonic_us() - origin_us);
-                     },
-                     [timer, origin_us,
-                      on_done = std::move(on_done)](const Result<HttpResponse>& response) {
-                       on_done(timer->finish(response, monotonic_us() - origin_us));
-                     }});
+  http_.post_stream(
+      request.path(), request.body,
+      {[timer, origin_us](std::string_view data) {
+         return timer->on_event(data, monotonic_us() - origin_us);
+       },
+       [timer, origin_us, on_done = std::move(on_done)](const Result<HttpResponse>& response) {
+         on_done(timer->finish(response, monotonic_us() - origin_us));
+       }});
 }
 
 }  // namespace deepflight

@@ -1,5 +1,5 @@
-// Sends the requests of a load and measures each answer. Asynchronous: as many at once as asked for,
-// on a few threads.
+// Sends the requests of a load and measures each answer. Asynchronous: as many at once as asked
+// for, on a few threads.
 #pragma once
 
 #include <cstdint>

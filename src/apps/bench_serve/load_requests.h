@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "apps/bench_serve/load_schedule.h"
@@ -41,6 +43,8 @@ class LoadRequests {
  public:
   // Reads the file, if there is one, and checks that everything fits together.
   static Result<LoadRequests> make(LoadRequestsConfig config);
+
+  void set_model(std::string name) { config_.model = std::move(name); }
 
   // Request `index` of a stream; streams differ in their random prompts (so that none finds
   // another's in a prefix cache) and share the lengths. A file's lines come round again.

@@ -154,9 +154,9 @@ void Runner::on_done(RequestRecord record) {
   if (run_.plan.rate <= 0) freed_us_.push_back(start_us_ + record.done_us);
   if (run_.on_record && !run_.on_record(record)) ended_ = true;
   records_.push_back(std::move(record));
-  const std::string note =
-      num_failed_ > 0 ? fmt::format("{} in flight, {} failed", num_in_flight_, num_failed_)
-                      : fmt::format("{} in flight", num_in_flight_);
+  const std::string note = num_failed_ > 0
+                               ? fmt::format("{} in flight, {} failed", num_in_flight_, num_failed_)
+                               : fmt::format("{} in flight", num_in_flight_);
   progress_.advance(counts_requests_ ? 1 : 0, note);
   changed_.notify_all();
 }

@@ -17,8 +17,8 @@ namespace deepflight {
 
 struct LoadRun {
   LoadPlan plan;
-  uint64_t stream = 0;        // of prompts
-  std::string title;          // of the progress bar
+  uint64_t stream = 0;  // of prompts
+  std::string title;    // of the progress bar
   bool show_progress = true;
   // Called for each record as its request ends, one at a time; false ends the run. May be empty.
   std::function<bool(const RequestRecord& record)> on_record;
