@@ -148,6 +148,7 @@ std::string report_table(const LoadReport& report) {
   for (const auto& [label, value] : report_figures(report)) {
     text += fmt::format("{:<30} {}\n", label, value);
   }
+  if (report.summary.num_done == 0) return text;
   text += fmt::format("\n{:<12} {:>10}", "", "mean");
   for (const double percent : kReportedPercentiles) {
     text += fmt::format(" {:>10}", fmt::format("p{}", percent));
