@@ -218,8 +218,8 @@ class AgainstAMisbehavingServer(unittest.TestCase):
         self.assertEqual((summary["done"], summary["output_tokens"]), (8, 80))
         self.assertEqual(summary["tokens_per_chunk"], 2)
         # A loaded machine may be late, never early.
-        for figure, least, most in (("ttft_ms", 100, 130), ("itl_ms", 40, 55),
-                                    ("tpot_ms", 160 / 9, 25), ("e2e_ms", 260, 340)):
+        for figure, least, most in (("ttft_ms", 100, 160), ("itl_ms", 40, 60),
+                                    ("tpot_ms", 160 / 9, 28), ("e2e_ms", 260, 400)):
             self.assertGreaterEqual(summary[figure]["p50"], least - 1, figure)
             self.assertLessEqual(summary[figure]["p50"], most, figure)
         self.assertEqual(summary["itl_ms"]["count"], 8 * 4)

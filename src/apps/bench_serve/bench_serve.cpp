@@ -23,7 +23,8 @@
 namespace deepflight {
 namespace {
 
-constexpr int kTimelineSlices = 120;
+constexpr int kMaxTimelineSlices = 120;
+constexpr double kMinTimelineSliceS = 0.5;
 constexpr int kMaxWarmupConcurrency = 64;
 constexpr uint64_t kWarmupStream = uint64_t{1} << 31;
 constexpr auto kPauseAfterCancel = std::chrono::seconds(1);
@@ -190,7 +191,9 @@ Status run_bench_serve(const BenchServeOptions& given) {
     measure(bench);
   }
   bench.report.interrupted = interrupt.came();
-  bench.report.course = timeline(bench.records, kTimelineSlices);
+  const double num_slices = bench.report.summary.seconds / kMinTimelineSliceS;
+  bench.report.course = timeline(
+      bench.records, static_cast<int>(std::clamp<double>(num_slices, 10, kMaxTimelineSlices)));
   RETURN_IF_ERROR(write_reports(bench));
   const LoadSummary& summary = bench.report.summary;
   if (interrupt.came()) {

@@ -88,9 +88,9 @@ std::string trials_table(const LoadReport& report) {
 
 // Share of the values up to x, thinned out to points that differ on a screen.
 std::string cdf_chart(const char* name, const Distribution& values, double limit) {
-  Chart chart{.title = fmt::format("{}: share of values up to", name),
+  Chart chart{.title = fmt::format("{}, cumulative share", name),
               .x_label = "ms",
-              .y_label = "share",
+              .y_label = "share up to",
               .x_mark = limit};
   ChartLine line{.name = name};
   const size_t num_values = values.sorted.size();
