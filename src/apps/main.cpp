@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "apps/bench_accuracy.h"
+#include "apps/bench_serve/bench_serve.h"
 #include "apps/generate.h"
 #include "apps/inspect.h"
 #include "apps/profile.h"
@@ -47,6 +48,10 @@ int run(int argc, char** argv) {
   BenchAccuracyOptions accuracy;
   add_bench_accuracy_options(bench->add_subcommand("accuracy", "share of problems answered right"),
                              &accuracy);
+  BenchServeOptions bench_serve;
+  add_bench_serve_options(
+      bench->add_subcommand("serve", "latency and throughput of a server under load"),
+      &bench_serve);
   ProfileOptions profile;
   add_profile_options(app.add_subcommand("profile", "time of a step, op by op"), &profile);
   InspectOptions inspect;
@@ -60,12 +65,14 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "deepflight: {} (see --help)\n", error.what());
     return 2;
   }
-  if (app.got_subcommand("serve") && app.count("--log-level") == 0) log_level = "info";
+  const bool serves = app.got_subcommand("serve");
+  if (serves && app.count("--log-level") == 0) log_level = "info";
   if (const Status status = init_logging(log_level); !status.ok()) return exit_code(status);
-  if (app.got_subcommand("serve")) return exit_code(run_serve(serve));
+  if (serves) return exit_code(run_serve(serve));
   if (app.got_subcommand("generate")) return exit_code(run_generate(generate));
   if (app.got_subcommand("profile")) return exit_code(run_profile(profile));
   if (app.got_subcommand("inspect")) return exit_code(run_inspect(inspect, std::cout));
+  if (bench->got_subcommand("serve")) return exit_code(run_bench_serve(bench_serve));
   return exit_code(run_bench_accuracy(accuracy));
 }
 

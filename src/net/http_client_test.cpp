@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "net/http_server.h"
+#include "net/http_stream_client.h"
 #include "net/sse.h"
 #include "net/test_socket.h"
 
@@ -133,6 +134,42 @@ TEST_F(HttpClientTest, LimitsAndFailures) {
   auto refused = nobody.get("/x");
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::kUnavailable);
+}
+
+TEST_F(HttpClientTest, ManyStreamsOverKeptConnections) {
+  auto url = parse_http_url(fmt::format("http://127.0.0.1:{}/base", server->port()));
+  HttpStreamClient http(url.value(), {}, 2);
+  std::atomic<int> num_events{0};
+  std::atomic<int> num_done{0};
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      http.post_stream("/events", "{}",
+                       {[&](std::string_view) { return ++num_events > 0; },
+                        [&](const Result<HttpResponse>& response) {
+                          EXPECT_TRUE(response.ok() && response->status == 200);
+                          ++num_done;
+                        }});
+    }
+    ASSERT_TRUE(eventually([&] { return num_done == 8 * (round + 1); }));
+  }
+  EXPECT_EQ(num_events, 72);
+  EXPECT_LE(server->num_connections(), 8);
+}
+
+TEST_F(HttpClientTest, CancelEndsStreamsWithAWord) {
+  auto url = parse_http_url(fmt::format("http://127.0.0.1:{}/base", server->port()));
+  HttpStreamClient http(url.value(), {}, 1);
+  std::atomic<int> num_events{0};
+  std::atomic<int> code{-1};
+  http.post_stream("/events", "endless",
+                   {[&](std::string_view) { return ++num_events > 0; },
+                    [&](const Result<HttpResponse>& response) {
+                      code = response.ok() ? -2 : static_cast<int>(response.error().code);
+                    }});
+  ASSERT_TRUE(eventually([&] { return num_events == 3; }));
+  http.cancel_all();
+  EXPECT_TRUE(eventually([&] { return code == static_cast<int>(ErrorCode::kCancelled); }));
+  EXPECT_TRUE(eventually([&] { return disconnected.load(); }));
 }
 
 TEST(SseReader, TakesAStreamCutAnywhere) {

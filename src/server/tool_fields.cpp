@@ -71,12 +71,10 @@ void parse_choice(JsonFields& fields, ToolOptions& tools, std::optional<ApiError
   const json* choice = fields.find("tool_choice");
   if (fields.failed()) return;
   const bool any = !tools.definitions.empty();
-  if (choice == nullptr) {
+  if (choice == nullptr || *choice == "auto") {
     tools.choice = any ? ToolChoice::kAuto : ToolChoice::kNone;
   } else if (*choice == "none") {
     tools.choice = ToolChoice::kNone;
-  } else if (*choice == "auto") {
-    tools.choice = any ? ToolChoice::kAuto : ToolChoice::kNone;
   } else if (*choice == "required") {
     tools.choice = ToolChoice::kRequired;
   } else if (choice->is_object()) {
