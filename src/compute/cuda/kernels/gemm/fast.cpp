@@ -14,32 +14,21 @@
 #include "compute/cuda/kernels/gemm/params.h"
 #include "compute/cuda/kernels/gemm/source.h"
 #include "compute/cuda/runtime/device.h"
+#include "compute/cuda/runtime/tensor_map.h"
 
 namespace deepflight::gemm_fp8 {
 namespace {
-
-decltype(&cuTensorMapEncodeTiled) encode_function() {
-  static const auto function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
-                                                cudaEnableDefault, &result));
-    if (result != cudaDriverEntryPointSuccess) {
-      throw DeviceError("the driver has no cuTensorMapEncodeTiled");
-    }
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-  }();
-  return function;
-}
 
 void encode(CUtensorMap& map, CUtensorMapDataType type, int rank, const void* base,
             const cuuint64_t* dims, const cuuint64_t* strides, const cuuint32_t* box,
             CUtensorMapSwizzle swizzle) {
   const cuuint32_t steps[3] = {1, 1, 1};
+  const TensorMapEncoder encoder = tensor_map_encoder();
+  if (encoder == nullptr) throw DeviceError("the driver has no cuTensorMapEncodeTiled");
   const CUresult result =
-      encode_function()(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(base), dims,
-                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encoder(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(base), dims, strides,
+              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CHECK(result == CUDA_SUCCESS, static_cast<int>(result), rank, dims[0], dims[1], box[0], box[1]);
 }
 

@@ -2,24 +2,11 @@
 #pragma once
 
 #include <cuda.h>
-#include <cuda_runtime_api.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/runtime/tensor_map.h"
 
 namespace deepflight::cuda_mla_decode {
-
-inline decltype(&cuTensorMapEncodeTiled) encode_function() {
-  static const auto function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
-                                                               12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry)
-               : nullptr;
-  }();
-  return function;
-}
 
 // [num_pages][64][576] by boxes of a page's 64 tokens, 64 elements wide; BF16 ones are swizzled.
 inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p) {
@@ -30,7 +17,7 @@ inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p) {
   const cuuint32_t box[3] = {64, kPageTokens, 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   const char* base = static_cast<const char*>(p.pool) + p.layer_offset_bytes;
-  const auto encode = encode_function();
+  const TensorMapEncoder encode = tensor_map_encoder();
   return encode != nullptr &&
          encode(
              &map, p.kv_is_e4m3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,

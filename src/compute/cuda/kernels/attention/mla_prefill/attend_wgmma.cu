@@ -11,6 +11,7 @@
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
 #include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/runtime/tensor_map.h"
 
 namespace deepflight::cuda_mla_prefill {
 namespace {
@@ -393,21 +394,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-using EncodeFn = decltype(&cuTensorMapEncodeTiled);
-
-EncodeFn encode_function() {
-  static const EncodeFn function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
-                                                               12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<EncodeFn>(entry)
-               : nullptr;
-  }();
-  return function;
-}
-
 // [rows][heads][width] BF16 by boxes of 128 rows of one head, 64 elements wide, swizzled. Rows past
 // the end are read as zeros.
 bool encode_map(CUtensorMap& map, const void* base, int64_t width, int64_t num_heads, int64_t rows,
@@ -418,7 +404,7 @@ bool encode_map(CUtensorMap& map, const void* base, int64_t width, int64_t num_h
                                  static_cast<cuuint64_t>(row_stride * 2)};
   const cuuint32_t box[3] = {64, 1, 128};
   const cuuint32_t steps[3] = {1, 1, 1};
-  const EncodeFn encode = encode_function();
+  const TensorMapEncoder encode = tensor_map_encoder();
   return encode != nullptr &&
          encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(base), dims, strides,
                 box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
