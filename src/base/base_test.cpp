@@ -77,6 +77,22 @@ TEST(Files, ReadsAndBounds) {
   EXPECT_EQ(MappedFile::open(std::filesystem::temp_directory_path()).error().code, ErrorCode::kIo);
 }
 
+TEST(Files, WritesWholeFiles) {
+  const auto folder = std::filesystem::temp_directory_path() / "deepflight_write_test";
+  std::filesystem::remove_all(folder);
+  ASSERT_TRUE(write_file(folder / "a" / "x", "first").ok());
+  ASSERT_TRUE(write_file(folder / "a" / "x", "2nd").ok());
+  EXPECT_EQ(read_file(folder / "a" / "x", 100).value(), "2nd");
+
+  // A folder stands in the way: the error names the path and no temporary file stays.
+  std::filesystem::create_directories(folder / "b" / "x" / "y");
+  const auto failed = write_file(folder / "b" / "x", "text");
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().message, (folder / "b" / "x").string() + ": cannot be written");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "b"), {}), 1);
+  std::filesystem::remove_all(folder);
+}
+
 TEST(Files, JsonDepthIsBounded) {
   EXPECT_TRUE(parse_json("[[[1]]]", "x", 3).ok());
   EXPECT_FALSE(parse_json("[[[[1]]]]", "x", 3).ok());

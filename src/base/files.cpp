@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -103,6 +104,22 @@ Result<std::string> read_file(const std::filesystem::path& path, uint64_t max_by
     return make_error(ErrorCode::kIo, "{}: short read", path.string());
   }
   return text;
+}
+
+Status write_file(const std::filesystem::path& path, std::string_view content) {
+  static std::atomic<int> counter{0};  // tells threads apart, the process id processes
+  std::error_code failure;
+  std::filesystem::create_directories(path.parent_path(), failure);
+  const std::filesystem::path temporary =
+      path.string() + fmt::format(".{}.{}.tmp", getpid(), counter++);
+  std::ofstream stream(temporary, std::ios::binary);
+  stream << content;
+  stream.close();
+  std::error_code failed_rename;
+  if (stream) std::filesystem::rename(temporary, path, failed_rename);
+  if (stream && !failed_rename) return ok_status();
+  std::filesystem::remove(temporary, failure);
+  return make_error(ErrorCode::kIo, "{}: cannot be written", path.string());
 }
 
 Result<nlohmann::json> parse_json(std::string_view text, std::string_view where, int max_depth) {

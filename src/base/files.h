@@ -1,4 +1,5 @@
-// Files: read-only memory maps, bounded reads and JSON, with errors that name the file.
+// Files: read-only memory maps, bounded reads, whole writes and JSON, with errors that name the
+// file.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 
@@ -31,6 +33,10 @@ class MappedFile {
 
 // Reads a file of at most max_bytes.
 Result<std::string> read_file(const std::filesystem::path& path, uint64_t max_bytes);
+
+// Writes a file by way of a temporary one beside it, making its folder: readers and a crash see
+// the old content or the new, and nothing is left behind on failure.
+Status write_file(const std::filesystem::path& path, std::string_view content);
 
 // Parses JSON with a bound on nesting (deep nesting would overflow the parser's stack). `where`
 // begins the error message.

@@ -3,13 +3,10 @@
 #include "compute/cuda/jit/cache.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -111,22 +108,9 @@ std::optional<std::string> JitCache::load(const std::string& key,
 void JitCache::store(const std::string& key, const std::string& version,
                      const std::string& cubin) const {
   if (folder_.empty()) return;
-  static std::atomic<int> counter{0};
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  const auto temporary = folder_ / fmt::format("{}.{}.{}.tmp", key, getpid(), counter++);
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file << kMagic << hash_of(cubin) << cubin;
-    file.close();
-    if (!file) {
-      spdlog::warn("kernel cache {}: cannot write", folder_.string());
-      std::filesystem::remove(temporary, error);
-      return;
-    }
-  }
-  std::filesystem::rename(temporary, folder_ / (key + "-" + version + ".cubin"), error);
-  if (error) std::filesystem::remove(temporary, error);
+  const std::string content = fmt::format("{}{}{}", kMagic, hash_of(cubin), cubin);
+  const auto written = write_file(folder_ / (key + "-" + version + ".cubin"), content);
+  if (!written.ok()) spdlog::warn("kernel cache: {}", written.error().message);
 }
 
 }  // namespace deepflight

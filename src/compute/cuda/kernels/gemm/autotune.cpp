@@ -2,12 +2,10 @@
 #include "compute/cuda/kernels/gemm/autotune.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <random>
@@ -199,14 +197,8 @@ void use_tuned_table(TunedTable table) {
   DeviceTable& entry = device_table();
   entry.table = std::move(table);
   if (entry.path.empty()) return;
-  std::error_code error;
-  std::filesystem::create_directories(entry.path.parent_path(), error);
-  const auto temporary = entry.path.string() + fmt::format(".{}.tmp", getpid());
-  std::ofstream file(temporary, std::ios::binary);
-  file << entry.table.text(entry.of) << '\n';
-  file.close();
-  if (file) std::filesystem::rename(temporary, entry.path, error);
-  if (!file || error) spdlog::warn("{}: cannot be written", entry.path.string());
+  const auto written = write_file(entry.path, entry.table.text(entry.of) + '\n');
+  if (!written.ok()) spdlog::warn("{}", written.error().message);
 }
 
 Config chosen_config(const Shape& shape) {
