@@ -17,6 +17,13 @@ __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// The same without ordering memory accesses, and so without waiting for them: what a warp has read
+// it has read, and what it has written others may not see yet.
+__device__ inline void cluster_meet() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // Where `shared`, an address of this block, lies in block `rank` of the cluster.
 __device__ inline uint32_t address_in_block(uint32_t shared, uint32_t rank) {
   uint32_t address;

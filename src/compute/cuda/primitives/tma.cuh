@@ -9,6 +9,20 @@
 
 namespace deepflight::device {
 
+// True in one lane of a whole warp. The compiler knows that it is one: what such a lane alone does
+// with the copy engine needs no loop over lanes.
+__device__ inline bool elect_lane() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred chosen;\n"
+      "elect.sync _|chosen, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, chosen;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // How long L2 should keep what a copy brings.
 __device__ inline uint64_t evict_first_policy() {
   uint64_t policy;

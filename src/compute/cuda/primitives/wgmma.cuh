@@ -10,8 +10,8 @@ namespace deepflight::device {
 
 // Of rows of 128 bytes in the 128-byte swizzle, groups of 8 rows `group_bytes` apart. For an
 // operand whose rows run along k, `column_bytes` lie between blocks of 64 of its other dimension.
-__device__ inline uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
-                                             uint32_t group_bytes) {
+__device__ constexpr uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
+                                                uint32_t group_bytes) {
   return static_cast<uint64_t>((shared & 0x3ffff) >> 4) |
          static_cast<uint64_t>(column_bytes >> 4) << 16 |
          static_cast<uint64_t>(group_bytes >> 4) << 32 | uint64_t{1} << 62;

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <filesystem>
 #include <map>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "base/files.h"
@@ -28,7 +30,10 @@ namespace {
 
 constexpr int64_t kPastL2 = 220 << 20;  // of weights in rotation
 constexpr double kLikely = 1.6;         // estimates past the best one's, times this, are not tried
-constexpr int kFinalists = 3;           // that are measured once more
+constexpr int kFinalists = 5;           // that are measured once more
+// A GPU at its power limit slows down, and large tiles more than others: it rests this many times
+// as long as it has worked.
+constexpr int kRest = 4;
 
 // The pattern over and over; its length is no multiple of a row's.
 template <typename T>
@@ -102,9 +107,12 @@ class Operands {
   double us(const Config& config, int repeats) const {
     const double guess = estimated_us(config, shape_, current_machine());
     const int launches = guess > 150 ? 3 : guess > 30 ? 8 : 20;
-    return median_us(launches, repeats, [&](int i, cudaStream_t stream) {
+    const double us = median_us(launches, repeats, [&](int i, cudaStream_t stream) {
       launch_fast(problem(i % copies_), config, stream);
     });
+    std::this_thread::sleep_for(
+        std::chrono::duration<double, std::micro>(kRest * us * launches * (repeats + 1)));
+    return us;
   }
 
  private:

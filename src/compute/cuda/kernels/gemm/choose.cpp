@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 
@@ -91,7 +92,7 @@ double step_cycles(const Config& config) {
 }  // namespace
 
 int64_t rounded_rows(int64_t m) {
-  const int64_t step = m <= 64 ? 8 : m <= 256 ? 16 : m <= 1024 ? 64 : m <= 4096 ? 256 : 1024;
+  const int64_t step = m <= 64 ? 8 : m <= 512 ? 16 : m <= 1024 ? 64 : m <= 4096 ? 256 : 1024;
   return std::max<int64_t>(ceil_div(m, step) * step, step);
 }
 
@@ -137,21 +138,23 @@ std::vector<Config> candidates(const Shape& shape) {
   for (const int rows : {64, 128, 256}) {
     if (rows == 64 && rows_a_group > 192) continue;
     for (const int columns : {16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192}) {
-      if (columns > (rows == 64 ? 128 : rows == 256 ? 128 : shape.num_groups > 0 ? 160 : 192)) {
+      if (columns > (rows == 128 ? 192 : 128)) {
         continue;  // registers
       }
       const bool narrow = columns < 64 || columns == 80 || columns == 112;
       if (narrow && (shape.num_groups > 0 || rows_a_group > 320 || rows == 256)) continue;
-      for (const int multicast : {1, 2, 4}) {
+      for (const auto& [multicast, shared_w] :
+           {std::pair(1, false), {2, false}, {4, false}, {2, true}}) {
         if (multicast == 4 && (columns > 64 || rows == 256)) continue;
+        if (shared_w && (rows == 64 || rows_a_group <= rows)) continue;
         for (const bool staged : {false, true}) {
           if (staged && (columns % 64 != 0 || shape.out_f32)) continue;
-          if (staged && columns == 192 && multicast == 2) continue;  // registers
           Config config;
           config.rows = rows;
           config.columns = columns;
           config.warpgroups = rows == 64 ? 1 : 2;
           config.multicast = multicast;
+          config.shared_w = shared_w;
           config.staged = staged;
           add(config);
         }
@@ -164,8 +167,8 @@ std::vector<Config> candidates(const Shape& shape) {
 double estimated_us(const Config& config, const Shape& shape, const Machine& machine) {
   const double m = static_cast<double>(shape.m), n = static_cast<double>(shape.n),
                k = static_cast<double>(shape.k);
-  const double strips = static_cast<double>(ceil_div(shape.n, config.columns * config.multicast));
-  const double units = row_tiles(shape, config.rows) * strips;  // work for a cluster
+  const double strips = static_cast<double>(ceil_div(shape.n, config.cluster_columns()));
+  const double units = row_tiles(shape, config.cluster_rows()) * strips;  // work for a cluster
   // Of the products, where the last tile of a group leaves out those of rows that it does not have.
   const double products =
       config.repeats() == 1 ? 1.0
@@ -181,7 +184,9 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
   const double math = waves * (part * step_cycles(config) * products + tile_cycles) / kCyclesPerUs;
 
   const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
-  const double step_bytes = config.w_bytes() + config.x_bytes() * products / config.multicast;
+  const double x_bytes = config.x_bytes() * products;
+  const double step_bytes = config.shared_w ? config.w_bytes() / config.multicast + x_bytes
+                                            : config.w_bytes() + x_bytes / config.multicast;
   const double l2 = (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
 
   double weights = n * k;
@@ -215,11 +220,11 @@ Config choose(const Shape& shape, const Machine& machine) {
 }
 
 int num_blocks(const Config& config, const Shape& shape, const Machine& machine) {
-  const int64_t strips = ceil_div(shape.n, config.columns * config.multicast);
-  int64_t tiles = ceil_div(shape.m, config.rows);
+  const int64_t strips = ceil_div(shape.n, config.cluster_columns());
+  int64_t tiles = ceil_div(shape.m, config.cluster_rows());
   if (shape.num_groups > 0) {
     const int64_t groups = std::min<int64_t>(shape.num_groups, shape.m);
-    tiles = (shape.m + 3 * groups) / config.rows + groups;
+    tiles = (shape.m + 3 * groups) / config.cluster_rows() + groups;
   }
   const int64_t units = tiles * strips;
   if (config.split_k > 1) return static_cast<int>(units * config.cluster());
@@ -232,7 +237,9 @@ std::string to_string(const Config& config) {
                                  config.rows, config.columns, config.warpgroups, config.stages);
   if (config.grouped) name += "_grouped";
   if (config.out_f32) name += "_f32";
-  if (config.multicast > 1) name += fmt::format("_m{}", config.multicast);
+  if (config.multicast > 1) {
+    name += fmt::format("_{}{}", config.shared_w ? "mw" : "m", config.multicast);
+  }
   if (config.split_k > 1) name += fmt::format("_k{}", config.split_k);
   if (config.blocks_per_sm > 1) name += fmt::format("_b{}", config.blocks_per_sm);
   if (config.staged) name += "_staged";

@@ -49,10 +49,19 @@ bool spills(const std::string& log) {
   return log.find("spill stores") == std::string::npos;
 }
 
-// All that is weighed, for tuning.
+// All that is weighed, for tuning: with few and with many rows.
 std::vector<Config> candidate_configs() {
-  std::vector<Config> configs = candidates({64, 4096, 7168, 0, false});
-  for (const Config& config : candidates({64, 4096, 7168, 32, false})) configs.push_back(config);
+  std::vector<Config> configs;
+  for (const int64_t m : {64, 320}) {
+    for (const int groups : {0, 32}) {
+      for (const Config& config :
+           candidates({m * std::max(groups, 1), 4096, 7168, groups, false})) {
+        if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+          configs.push_back(config);
+        }
+      }
+    }
+  }
   return configs;
 }
 

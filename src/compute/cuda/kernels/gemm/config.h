@@ -15,12 +15,13 @@ struct Config {
   bool swapped = false;  // the weights are the tensor cores' operand of 64 rows, and x the other
   bool grouped = false;
   bool out_f32 = false;
-  int rows = 128;      // of x, in a tile
-  int columns = 128;   // of out, in a tile
-  int warpgroups = 2;  // that multiply
-  int stages = 4;      // of 128 of k, on their way to shared memory
-  int multicast = 1;   // blocks of a cluster that share the rows of x, with columns of their own
-  int split_k = 1;     // blocks of a cluster that share a tile, each with a part of k
+  int rows = 128;         // of x, in a tile
+  int columns = 128;      // of out, in a tile
+  int warpgroups = 2;     // that multiply
+  int stages = 4;         // of 128 of k, on their way to shared memory
+  int multicast = 1;      // blocks of a cluster that share the rows of x, with columns of their own
+  bool shared_w = false;  // or that share the weights, with rows of their own
+  int split_k = 1;        // blocks of a cluster that share a tile, each with a part of k
   int blocks_per_sm = 1;
   bool staged = false;  // out passes through shared memory; BF16, not swapped, 64 divides columns
 
@@ -34,12 +35,18 @@ struct Config {
     return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : warpgroups == 1 ? 64 : 32);
   }
   constexpr int cluster() const { return multicast * split_k; }
+  // What the blocks of a cluster work on together.
+  constexpr int cluster_rows() const { return shared_w ? rows * multicast : rows; }
+  constexpr int cluster_columns() const { return shared_w ? columns : columns * multicast; }
   constexpr int threads() const { return warpgroups * 128 + kProducerThreads; }
   // Tiles of x's scale blocks that a tile of columns can touch.
   constexpr int column_scales() const { return 128 % columns == 0 ? 1 : 2; }
 
   // Rows of x that one copy brings: a block's share, or what one repeat takes.
-  constexpr int x_box_rows() const { return repeats() == 2 ? rows / 2 : rows / multicast; }
+  constexpr int x_box_rows() const {
+    return repeats() == 2 ? rows / 2 : shared_w ? rows : rows / multicast;
+  }
+  constexpr int w_box_columns() const { return shared_w ? columns / multicast : columns; }
 
   constexpr int x_bytes() const { return rows * kBlockK; }
   constexpr int w_bytes() const { return columns * kBlockK; }

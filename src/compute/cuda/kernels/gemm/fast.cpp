@@ -81,7 +81,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   const int64_t k_blocks = (p.k + kBlockK - 1) / kBlockK;
   const int64_t groups = std::max(p.num_groups, 1);
   encode_values(params.x, p.x.values, p.k, p.m, 1, p.x.value_stride, config.x_box_rows());
-  encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.columns);
+  encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.w_box_columns());
   encode_scales(params.x_scales, p.x.scales, p.m, k_blocks, p.x.scale_stride, config.rows);
   params.w_scales = p.w_scales;
   params.out = p.out;

@@ -1,7 +1,8 @@
 // The FP8 products at R1's shapes, or at those of the file GEMM_CASES (lines "m n k", then the rows
 // of each group; tools/compare/fp8_gemm.py makes one): checked against the generic kernel first,
 // weights rotated past the L2. With GEMM_TUNE=1 each shape is tuned first (autotune.h), and the
-// times of all that was tried go to the file GEMM_CSV.
+// times of all that was tried go to the file GEMM_CSV. GEMM_CONFIG (a name as printed) takes the
+// choice away.
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -68,6 +69,17 @@ void tune(Shape shape) {
   use_tuned_table(std::move(table));
 }
 
+// GEMM_CONFIG where it names a candidate for the shape, else what the engine would take.
+Config config_for(const Shape& shape) {
+  if (const char* wanted = std::getenv("GEMM_CONFIG")) {
+    for (const Config& config : candidates(shape)) {
+      if (to_string(config) == wanted) return config;
+    }
+    ADD_FAILURE() << "no candidate " << wanted;
+  }
+  return chosen_config(shape);
+}
+
 void run(const Case& c) {
   const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
   const double weights = static_cast<double>(groups * c.n * c.k);
@@ -77,7 +89,7 @@ void run(const Case& c) {
   const Shape shape = shape_of(o.problem(out.data(), c.n));
   const Machine machine = current_machine();
   if (std::getenv("GEMM_TUNE") != nullptr) tune(shape);
-  const Config chosen = chosen_config(shape);
+  const Config chosen = config_for(shape);
   check(o, out, chosen);
   const double us = time_us(o, out, copies, chosen);
   int64_t used = groups;

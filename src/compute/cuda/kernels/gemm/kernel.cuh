@@ -68,46 +68,38 @@ __device__ inline float2 load_shared_pair(uint32_t address) {
   return value;
 }
 
-// A warp. Lane 0 starts the copies, lane 1 brings the scales of the weights.
+// One thread of a warp starts the copies.
 template <Config kConfig>
 struct Producer {
-  static constexpr uint32_t kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
   static constexpr int kBoxRows = kConfig.x_box_rows();
+  static constexpr uint16_t kAllBlocks = (1 << kConfig.multicast) - 1;
   static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
+  static constexpr int kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
 
   const Params& p;
   const Shared<kConfig>& shared;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
 
-  __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage) const {
+  __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage, int rank) const {
     const uint32_t full = shared.full(stage);
-    if (lane == 0) {
-      const int x_bytes =
-          kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
-      barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
+    const int x_bytes =
+        kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
+    barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
+    if constexpr (kConfig.shared_w) {
+      constexpr int kColumns = kConfig.w_box_columns();
+      load_box_multicast(shared.w(stage) + rank * kColumns * kBlockK, &p.w, full, k * kBlockK,
+                         tile.first_column + rank * kColumns, tile.group, kAllBlocks);
+    } else {
       load_box(shared.w(stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
-    } else if (lane == 1) {
-      // Columns past n have no scale of their own; what stands there meets zeros.
-      const int n_block = tile.first_column / 128;
-      const int64_t row =
-          static_cast<int64_t>(tile.group) * p.n_blocks + min(n_block, p.n_blocks - 1);
-      const float* scale = p.w_scales + row * p.k_blocks + k;
-      load_word(shared.w_scales(stage), scale);
-      if constexpr (kConfig.column_scales() == 2) {
-        load_word(shared.w_scales(stage) + 4, scale + (n_block + 1 < p.n_blocks ? p.k_blocks : 0));
-      }
-      arrive_after_loads(full);
     }
   }
 
   __device__ __forceinline__ void load_rows(const Tile& tile, int k, int stage, int rank) const {
-    if (lane != 0) return;
     const uint32_t full = shared.full(stage);
     const uint32_t x = shared.x(stage);
-    if constexpr (kConfig.multicast > 1) {
+    if constexpr (kConfig.multicast > 1 && !kConfig.shared_w) {
       if (!kHalves || rank < active_repeats<kConfig>(tile)) {
         load_box_multicast(x + rank * kBoxRows * kBlockK, &p.x, full, k * kBlockK,
-                           tile.first_row + rank * kBoxRows, 0, (1 << kConfig.multicast) - 1);
+                           tile.first_row + rank * kBoxRows, 0, kAllBlocks);
       }
     } else {
       load_box(x, &p.x, full, k * kBlockK, tile.first_row, 0);
@@ -127,7 +119,8 @@ struct Producer {
     if constexpr (!kConfig.grouped) {
       if (p.weights_settled && more) {
         early = min(kConfig.stages, schedule.k_end() - schedule.k_begin());
-        for (int i = 0; i < early; ++i) load_weights(tile, schedule.k_begin() + i, i);
+        for (int i = 0; i < early; ++i)
+          load_weights(tile, schedule.k_begin() + i, i, schedule.rank());
       }
       wait_for_previous_kernel();
     }
@@ -137,54 +130,110 @@ struct Producer {
         if (early > 0) {
           --early;
         } else {
-          load_weights(tile, k, ring.stage);
+          load_weights(tile, k, ring.stage, schedule.rank());
         }
         load_rows(tile, k, ring.stage, schedule.rank());
-        __syncwarp();
       }
+    }
+    if constexpr (kConfig.multicast > 1) drain(ring);
+  }
+
+  // Until the blocks of the cluster have read all stages: their arrivals must find this block's
+  // barriers, so it may not end before.
+  __device__ __forceinline__ void drain(Ring<kConfig> ring) const {
+    for (int i = 0; i < kConfig.stages; ++i, ring.advance()) {
+      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
     }
   }
 };
 
-// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
-// with another 16 kConfig.warpgroups * 64 rows on where repeats() is 2.
+// One thread of another warp brings the scales of the weights: rows of them lie at any address,
+// which the copy engine does not take.
 template <Config kConfig>
+__device__ __forceinline__ void load_weight_scales(const Params& p, const Shared<kConfig>& shared,
+                                                   const int32_t* before) {
+  if (!kConfig.grouped && !p.weights_settled) wait_for_previous_kernel();
+  Schedule<kConfig> schedule(p, before);
+  Ring<kConfig> ring;
+  Tile tile;
+  while (schedule.next(tile)) {
+    // Columns past n have no scale of their own; what stands there meets zeros.
+    const int n_block = tile.first_column / 128;
+    const int64_t row =
+        static_cast<int64_t>(tile.group) * p.n_blocks + min(n_block, p.n_blocks - 1);
+    const float* scales = p.w_scales + row * p.k_blocks;
+    const int second = n_block + 1 < p.n_blocks ? p.k_blocks : 0;
+    for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
+      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+      load_word(shared.w_scales(ring.stage), scales + k);
+      if constexpr (kConfig.column_scales() == 2) {
+        load_word(shared.w_scales(ring.stage) + 4, scales + k + second);
+      }
+      arrive_after_loads(shared.full(ring.stage));
+    }
+  }
+}
+
+// Of the columns of a tile, in groups of 8: from which one the weights' second scale holds. Few
+// values are possible where 32 divides columns; kept apart they cost the sums nothing.
+template <Config kConfig>
+struct Border {
+  static constexpr int kGroups = kConfig.columns / 8;
+  static constexpr int kStep = 128 % kConfig.columns == 0  ? 16
+                               : kConfig.columns % 64 == 0 ? 8
+                               : kConfig.columns % 32 == 0 ? 4
+                                                           : 2;
+  static constexpr int kLast = kGroups < 16 ? kGroups : 16;
+  static constexpr bool kKnown = kConfig.column_scales() == 2 && kStep >= 4;
+  static constexpr int kDynamic = -1;
+  static __device__ __forceinline__ int of(const Tile& tile) {
+    return (128 - tile.first_column % 128) / 8;
+  }
+};
+
+// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
+// with another 16 kConfig.warpgroups * 64 rows on where repeats() is 2. `kBorder`: where the
+// compiler knows it.
+template <Config kConfig, int kBorder>
 struct Scales {
   static constexpr int kRight = kConfig.right();
   // Scales of x along the right operand are many: past this they are read when they are used.
   static constexpr bool kLate = kConfig.swapped && kRight > (kConfig.blocks_per_sm == 1 ? 64 : 32);
-  static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : 2 * kConfig.repeats();
+  static constexpr bool kTwo = !kConfig.swapped && kConfig.column_scales() == 2 &&
+                               (kBorder < 0 || kBorder < Border<kConfig>::kGroups);
+  static constexpr int kRows = 2 * kConfig.repeats();
+  static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : kRows;
 
-  float x[kCount];
-  float w[2];
+  float x[kCount];                 // with the weights' first scale in it, but where kLate
+  float second[kTwo ? kRows : 1];  // with their second
+  float w;
   uint32_t address;
-  int first_of_second;  // group of 8 columns from which the second scale of w holds
+  int border;
 
   __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left,
-                                       int first_column) {
+                                       const Tile& tile) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    w[0] = load_shared(w_scales);
+    w = load_shared(w_scales);
     if constexpr (kConfig.swapped) {
       address = x_scales + lane % 4 * 8;
       if constexpr (!kLate) {
 #pragma unroll
         for (int i = 0; i < kRight / 8; ++i) {
           const float2 pair = load_shared_pair(address + i * 32);
-          x[2 * i] = pair.x * w[0];
-          x[2 * i + 1] = pair.y * w[0];
+          x[2 * i] = pair.x * w;
+          x[2 * i + 1] = pair.y * w;
         }
       }
     } else {
+      const float other = kTwo ? load_shared(w_scales + 4) : 0.0f;
 #pragma unroll
-      for (int i = 0; i < 2 * kConfig.repeats(); ++i) {
+      for (int i = 0; i < kRows; ++i) {
         const int row = left + i / 2 * 64 * kConfig.warpgroups + i % 2 * 8 + lane / 4;
-        x[i] = load_shared(x_scales + row * 4);
-        if constexpr (kConfig.column_scales() == 1) x[i] *= w[0];
+        const float scale = load_shared(x_scales + row * 4);
+        x[i] = scale * w;
+        if constexpr (kTwo) second[i] = scale * other;
       }
-      if constexpr (kConfig.column_scales() == 2) {
-        w[1] = load_shared(w_scales + 4);
-        first_of_second = (128 - first_column % 128) / 8;
-      }
+      border = kBorder < 0 ? Border<kConfig>::of(tile) : kBorder;
     }
   }
 
@@ -196,8 +245,8 @@ struct Scales {
       if constexpr (kConfig.swapped) {
         if constexpr (kLate) {
           const float2 pair = load_shared_pair(address + i * 32);
-          a = c = pair.x * w[0];
-          b = d = pair.y * w[0];
+          a = c = pair.x * w;
+          b = d = pair.y * w;
         } else {
           a = c = x[2 * i];
           b = d = x[2 * i + 1];
@@ -205,10 +254,11 @@ struct Scales {
       } else {
         a = b = x[2 * repeat];
         c = d = x[2 * repeat + 1];
-        if constexpr (kConfig.column_scales() == 2) {
-          const float scale = i < first_of_second ? w[0] : w[1];
-          a = b = a * scale;
-          c = d = c * scale;
+        if constexpr (kTwo) {
+          if (i >= border) {
+            a = b = second[2 * repeat];
+            c = d = second[2 * repeat + 1];
+          }
         }
       }
       sums[4 * i] += a * product[4 * i];
@@ -236,11 +286,6 @@ __device__ inline void release(const Shared<kConfig>& shared, int stage) {
 template <Config kConfig>
 struct Multiplier {
   static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
-  // Registers for the products of two blocks of k: one is scaled while the next is multiplied.
-  static constexpr bool kPipelined = kConfig.pipelined();
-  // Else two warpgroups take turns, so that one scales while the other multiplies.
-  static constexpr bool kTurns = !kPipelined && kConfig.warpgroups == 2;
-  static constexpr int kTurnBarrier = 2;  // of the first warpgroup; the second's is the next
   // Of a stage, in the unit of descriptors.
   static constexpr int kLeftStep = (kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes()) >> 4;
   static constexpr int kRightStep = (kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes()) >> 4;
@@ -248,41 +293,45 @@ struct Multiplier {
   using Product = float[kRight / 2];
 
   const Shared<kConfig>& shared;
-  const int warpgroup;
   const int left;                              // this warp's first row
-  const uint64_t left_operand, right_operand;  // of stage 0
+  const uint32_t left_operand, right_operand;  // stage 0's descriptors, their lower words
   Ring<kConfig> ring{};
   Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
 
-  __device__ Multiplier(const Shared<kConfig>& memory, int group, int first_row)
+  __device__ Multiplier(const Shared<kConfig>& memory, int warpgroup, int first_row)
       : shared(memory),
-        warpgroup(group),
         left(first_row),
-        left_operand(matrix_descriptor(
-            (kConfig.swapped ? memory.w(0) : memory.x(0)) + group * 64 * kBlockK, 16, 1024)),
-        right_operand(matrix_descriptor(kConfig.swapped ? memory.x(0) : memory.w(0), 16, 1024)) {}
+        left_operand(
+            low_word((kConfig.swapped ? memory.w(0) : memory.x(0)) + warpgroup * 64 * kBlockK)),
+        right_operand(low_word(kConfig.swapped ? memory.x(0) : memory.w(0))) {}
 
-  __device__ __forceinline__ void start() const {
-    if (kTurns && warpgroup == 1) named_arrive<256>(kTurnBarrier);
+  // The same for all lanes, and opaque: what the compiler can derive it derives again for every
+  // block of k, in a chain between two products.
+  static __device__ __forceinline__ uint32_t low_word(uint32_t matrix) {
+    return __shfl_sync(0xffffffffu, static_cast<uint32_t>(matrix_descriptor(matrix, 16, 1024)), 0);
+  }
+  static __device__ __forceinline__ uint64_t descriptor(uint32_t low) {
+    constexpr uint64_t kHigh = matrix_descriptor(0, 16, 1024) >> 32 << 32;
+    return kHigh | low;
   }
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
     constexpr int kRepeatStep = kConfig.warpgroups * 64 * kBlockK >> 4;
-    const uint64_t a = left_operand + stage * kLeftStep + repeat * kRepeatStep;
-    const uint64_t b = right_operand + stage * kRightStep;
-    if (kTurns) named_sync<256>(kTurnBarrier + warpgroup);
+    const uint32_t a = left_operand + stage * kLeftStep + repeat * kRepeatStep;
+    const uint32_t b = right_operand + stage * kRightStep;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
-      WgmmaE4m3<kRight>::multiply(product, a + (i * 32 >> 4), b + (i * 32 >> 4), i > 0);
+      WgmmaE4m3<kRight>::multiply(product, descriptor(a + (i * 32 >> 4)),
+                                  descriptor(b + (i * 32 >> 4)), i > 0);
     }
     wgmma_commit();
-    if (kTurns) named_arrive<256>(kTurnBarrier + 1 - warpgroup);
   }
 
-  __device__ __forceinline__ void load_scales(Scales<kConfig>& scales, int stage,
+  template <int kBorder>
+  __device__ __forceinline__ void load_scales(Scales<kConfig, kBorder>& scales, int stage,
                                               const Tile& tile) const {
-    scales.load(shared.x_scales(stage), shared.w_scales(stage), left, tile.first_column);
+    scales.load(shared.x_scales(stage), shared.w_scales(stage), left, tile);
   }
   __device__ __forceinline__ void wait_for_stage() const {
     barrier_wait(shared.full(ring.stage), ring.parity);
@@ -296,47 +345,50 @@ struct Multiplier {
   }
 
   // Pipelined: takes in the oldest, with kPending behind it.
-  template <int kPending>
+  template <int kPending, int kBorder>
   __device__ __forceinline__ void end_block(const Tile& tile, Product& product, Product& sums) {
-    Scales<kConfig> scales;
+    Scales<kConfig, kBorder> scales;
     load_scales(scales, done.stage, tile);
     wgmma_wait<kPending>();
     pin(product);
-    if (!Scales<kConfig>::kLate) release<kConfig>(shared, done.stage);
+    if (!scales.kLate) release<kConfig>(shared, done.stage);
     scales.add(sums, product, 0);
-    if (Scales<kConfig>::kLate) release<kConfig>(shared, done.stage);
+    if (scales.kLate) release<kConfig>(shared, done.stage);
     done.advance();
   }
 
+  template <int kBorder>
   __device__ __forceinline__ void run_pipelined(const Tile& tile, int k_blocks, Product& sums) {
     Product even, odd;
     begin_block(even);
     int k = 1;
     for (; k + 1 < k_blocks; k += 2) {
       begin_block(odd);
-      end_block<1>(tile, even, sums);
+      end_block<1, kBorder>(tile, even, sums);
       begin_block(even);
-      end_block<1>(tile, odd, sums);
+      end_block<1, kBorder>(tile, odd, sums);
     }
     if (k < k_blocks) {
       begin_block(odd);
-      end_block<1>(tile, even, sums);
-      end_block<0>(tile, odd, sums);
+      end_block<1, kBorder>(tile, even, sums);
+      end_block<0, kBorder>(tile, odd, sums);
     } else {
-      end_block<0>(tile, even, sums);
+      end_block<0, kBorder>(tile, even, sums);
     }
   }
 
-  // One product at a time. What can wait is done while it is multiplied: this block's scales are
-  // read, the next block is waited for. `kActive`: repeats that have rows of the tile.
-  template <int kActive>
+  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. What
+  // can wait is done while it is multiplied: this block's scales are read, the next block is waited
+  // for. `kActive`: repeats that have rows of the tile.
+  template <int kActive, int kBorder>
   __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
                                                  Product (&sums)[kRepeats]) {
     wait_for_stage();
+#pragma unroll kRepeats
     for (int k = 0; k < k_blocks; ++k) {
       const int stage = ring.stage;
       ring.advance();
-      Scales<kConfig> scales;
+      Scales<kConfig, kBorder> scales;
 #pragma unroll
       for (int r = 0; r < kActive; ++r) {
         Product product;
@@ -345,10 +397,35 @@ struct Multiplier {
         if (r == kActive - 1 && k + 1 < k_blocks) wait_for_stage();
         wgmma_wait<0>();
         pin(product);
-        if (r == kActive - 1 && !Scales<kConfig>::kLate) release<kConfig>(shared, stage);
+        if (r == kActive - 1 && !scales.kLate) release<kConfig>(shared, stage);
         scales.add(sums[r], product, r);
       }
-      if (Scales<kConfig>::kLate) release<kConfig>(shared, stage);
+      if (scales.kLate) release<kConfig>(shared, stage);
+    }
+  }
+
+  template <int kBorder>
+  __device__ __forceinline__ void run_with(const Tile& tile, int k_blocks, int active,
+                                           Product (&sums)[kRepeats]) {
+    if constexpr (kConfig.pipelined()) {
+      run_pipelined<kBorder>(tile, k_blocks, sums[0]);
+    } else if (active == kRepeats) {
+      run_one_by_one<kRepeats, kBorder>(tile, k_blocks, sums);
+    } else {
+      run_one_by_one<1, kBorder>(tile, k_blocks, sums);
+    }
+  }
+
+  // The border as a constant, one of kTried and those past it.
+  template <int kTried>
+  __device__ __forceinline__ void run_at_border(const Tile& tile, int k_blocks, int active,
+                                                Product (&sums)[kRepeats]) {
+    if constexpr (kTried >= Border<kConfig>::kLast) {
+      run_with<kTried>(tile, k_blocks, active, sums);
+    } else if (Border<kConfig>::of(tile) == kTried) {
+      run_with<kTried>(tile, k_blocks, active, sums);
+    } else {
+      run_at_border<kTried + Border<kConfig>::kStep>(tile, k_blocks, active, sums);
     }
   }
 
@@ -360,12 +437,10 @@ struct Multiplier {
 #pragma unroll
       for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
     }
-    if constexpr (kPipelined) {
-      run_pipelined(tile, k_blocks, sums[0]);
-    } else if (active == kRepeats) {
-      run_one_by_one<kRepeats>(tile, k_blocks, sums);
+    if constexpr (Border<kConfig>::kKnown && !kConfig.swapped) {
+      run_at_border<Border<kConfig>::kStep>(tile, k_blocks, active, sums);
     } else {
-      run_one_by_one<1>(tile, k_blocks, sums);
+      run_with<Border<kConfig>::kDynamic>(tile, k_blocks, active, sums);
     }
   }
 };
@@ -407,7 +482,6 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   Tile tile;
   float sums[kRepeats][kConfig.right() / 2];
   Multiplier<kConfig> multiplier(shared, warpgroup, left);
-  multiplier.start();
   while (schedule.next(tile)) {
     const int active = active_repeats<kConfig>(tile);
     multiplier.run(tile, schedule.k_end() - schedule.k_begin(), active, sums);
@@ -423,7 +497,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       return;
     } else {
       if constexpr (kConfig.staged) {  // the last tile's have been read
-        if (threadIdx.x % 32 == 0) wait_for_box_reads();
+        if (elect_lane()) wait_for_box_reads();
         __syncwarp();
       }
       store_part<kConfig>(p, tile, left, staging, sums[0]);
@@ -434,7 +508,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       }
     }
   }
-  if (kConfig.staged && threadIdx.x % 32 == 0) wait_for_box_reads();
+  if (kConfig.staged && elect_lane()) wait_for_box_reads();
   if constexpr (kConfig.split_k > 1) cluster_sync();  // as the blocks with a tile do
 }
 
@@ -467,15 +541,16 @@ __device__ __forceinline__ void run(const Params& p) {
     wait_for_previous_kernel();
     if (threadIdx.x / 32 == 1) count_row_tiles<kConfig>(p, before);
   }
-  if constexpr (kConfig.cluster() > 1) {
-    cluster_sync();
-  } else {
-    __syncthreads();
-  }
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
-  if (warpgroup == kConfig.warpgroups) {
+  if constexpr (kConfig.cluster() > 1) cluster_meet();
+  if constexpr (kConfig.cluster() == 1 || kConfig.grouped) __syncthreads();
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp >= kConfig.warpgroups * 4) {
     if constexpr (kConfig.warpgroups == 2) lower_registers<kConfig.blocks_per_sm == 1 ? 40 : 24>();
-    if (threadIdx.x / 32 % 4 == 0) Producer<kConfig>{p, shared}.run(before);
+    if (warp == kConfig.warpgroups * 4) {
+      if (elect_lane()) Producer<kConfig>{p, shared}.run(before);
+    } else if (warp == kConfig.warpgroups * 4 + 1) {
+      if (elect_lane()) load_weight_scales<kConfig>(p, shared, before);
+    }
     __syncwarp();
     if constexpr (kConfig.split_k > 1) cluster_sync();
   } else {
@@ -486,8 +561,7 @@ __device__ __forceinline__ void run(const Params& p) {
     wait_for_previous_kernel();
     consume<kConfig>(p, shared, before);
   }
-  // Others of the cluster may still write here, or read.
-  if constexpr (kConfig.cluster() > 1) cluster_sync();
+  if constexpr (kConfig.split_k > 1) cluster_meet();  // others may still read this block's sums
 }
 
 }  // namespace deepflight::gemm_fp8

@@ -33,7 +33,9 @@ __device__ inline void count_row_tiles(const Params& p, int32_t* before) {
     int count = 0;
     if (group < p.num_groups) {
       const int begin = p.offsets[group], end = p.offsets[group + 1];
-      if (begin < end) count = (end - begin / 4 * 4 + kConfig.rows - 1) / kConfig.rows;
+      if (begin < end) {
+        count = (end - begin / 4 * 4 + kConfig.cluster_rows() - 1) / kConfig.cluster_rows();
+      }
     }
     int sum = count;  // inclusive
 #pragma unroll
@@ -51,38 +53,48 @@ template <Config kConfig>
 class Schedule {
  public:
   __device__ Schedule(const Params& p, const int32_t* before) : p_(p), before_(before) {
-    const int columns = kConfig.columns * kConfig.multicast;
-    strips_ = (p.n + columns - 1) / columns;
+    strips_ = (p.n + kConfig.cluster_columns() - 1) / kConfig.cluster_columns();
     next_ = static_cast<int>(blockIdx.x) / kConfig.cluster();
     step_ = static_cast<int>(gridDim.x) / kConfig.cluster();
     rank_ = static_cast<int>(blockIdx.x) % kConfig.cluster();
   }
 
   __device__ bool next(Tile& tile) {
-    int begin_row = 0, end_row = p_.m, tiles = (p_.m + kConfig.rows - 1) / kConfig.rows;
-    int local = next_;
+    constexpr int kRows = kConfig.cluster_rows();
+    constexpr int kBand = kRows > kBandRows ? 1 : kBandRows / kRows;
+    int begin_row = 0, end_row = p_.m, tiles = (p_.m + kRows - 1) / kRows;
     if constexpr (kConfig.grouped) {
-      while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= next_) ++group_;
+      while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= next_) {
+        ++group_;
+        band_ = 0;
+        band_begin_ = before_[group_] * strips_;
+      }
       if (group_ == p_.num_groups) return false;
       begin_row = p_.offsets[group_];
       end_row = p_.offsets[group_ + 1];
       tiles = before_[group_ + 1] - before_[group_];
-      local -= before_[group_] * strips_;
-    } else if (local >= tiles * strips_) {
+    } else if (next_ >= tiles * strips_) {
       return false;
     }
+    while (next_ - band_begin_ >= kBand * strips_) {
+      band_ += kBand;
+      band_begin_ += kBand * strips_;
+    }
+    const int local = next_ - band_begin_;
     next_ += step_;
-    constexpr int kBand = kConfig.rows > kBandRows ? 1 : kBandRows / kConfig.rows;
-    const int band = local / (kBand * strips_);
-    const int rest = local - band * kBand * strips_;
-    const int band_tiles = min(kBand, tiles - band * kBand);
-    const int strip = rest / band_tiles;
+    // Dividing by what the compiler knows is short, and most bands are whole.
+    const int band_tiles = min(kBand, tiles - band_);
+    const int strip = band_tiles == kBand ? local / kBand : local / band_tiles;
     tile.group = group_;
-    tile.first_row = begin_row / 4 * 4 + (band * kBand + rest - strip * band_tiles) * kConfig.rows;
+    tile.first_row = begin_row / 4 * 4 + (band_ + local - strip * band_tiles) * kRows;
     tile.begin_row = begin_row;
     tile.end_row = end_row;
-    tile.first_column = strip * kConfig.columns * kConfig.multicast;
-    if constexpr (kConfig.multicast > 1) tile.first_column += rank_ * kConfig.columns;
+    tile.first_column = strip * kConfig.cluster_columns();
+    if constexpr (kConfig.shared_w) {
+      tile.first_row += rank_ * kConfig.rows;
+    } else if constexpr (kConfig.multicast > 1) {
+      tile.first_column += rank_ * kConfig.columns;
+    }
     return true;
   }
 
@@ -100,6 +112,7 @@ class Schedule {
   const int32_t* before_;
   int strips_, next_, step_, rank_;
   int group_ = 0;
+  int band_ = 0, band_begin_ = 0;  // its first tile of rows in the group, its first tile
 };
 
 }  // namespace deepflight::gemm_fp8

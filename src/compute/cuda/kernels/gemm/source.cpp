@@ -19,7 +19,7 @@ JitSource source_of(const Config& config) {
       R"(#include "compute/cuda/kernels/gemm/kernel.cuh"
 using namespace deepflight::gemm_fp8;
 constexpr Config kConfig = {{.swapped = {}, .grouped = {}, .out_f32 = {}, .rows = {}, .columns = {},
-    .warpgroups = {}, .stages = {}, .multicast = {}, .split_k = {}, .blocks_per_sm = {},
+    .warpgroups = {}, .stages = {}, .multicast = {}, .shared_w = {}, .split_k = {}, .blocks_per_sm = {},
     .staged = {}}};
 extern "C" __global__ void __launch_bounds__(kConfig.threads(), kConfig.blocks_per_sm)
     {}(const __grid_constant__ Params p) {{
@@ -27,8 +27,8 @@ extern "C" __global__ void __launch_bounds__(kConfig.threads(), kConfig.blocks_p
 }}
 )",
       config.swapped, config.grouped, config.out_f32, config.rows, config.columns,
-      config.warpgroups, config.stages, config.multicast, config.split_k, config.blocks_per_sm,
-      config.staged, source.name);
+      config.warpgroups, config.stages, config.multicast, config.shared_w, config.split_k,
+      config.blocks_per_sm, config.staged, source.name);
   source.headers = fp8_gemm_headers();
   return source;
 }

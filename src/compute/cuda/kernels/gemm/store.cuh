@@ -99,7 +99,7 @@ __device__ __forceinline__ void stage_rows(const Params& p, const Tile& tile, in
   }
   async_proxy_fence();
   __syncwarp();
-  if (lane != 0) return;
+  if (!elect_lane()) return;
 #pragma unroll
   for (int box = 0; box < kBoxes; ++box) {
     store_box(staging + box * kBoxBytes, &p.out_map, tile.first_column + box * 64, row);
