@@ -89,6 +89,7 @@ struct CudaBackend::Impl {
 };
 
 // The FP8 form of rows as the kernels take it.
+static_assert(Rows::kFp8RowsBeyond == Fp8Rows::kRowsBeyond);
 inline Fp8Rows fp8_rows(const Rows& rows) {
   if (!rows.fp8) return {};
   return {static_cast<uint8_t*>(rows.fp8.raw()), rows.fp8.stride(0),
@@ -109,7 +110,10 @@ inline Rows rows_part(const Rows& rows, int64_t begin, int64_t count) {
 inline Rows carve_fp8_rows(Carver& carver, int64_t num_rows, int64_t columns) {
   Rows rows;
   rows.values = TensorView(nullptr, DType::kBF16, {num_rows, columns});
-  rows.fp8 = carver.take(DType::kF8E4M3, {num_rows, Fp8Rows::value_stride_of(columns)})
+  rows.fp8 = carver
+                 .take(DType::kF8E4M3,
+                       {num_rows + Fp8Rows::kRowsBeyond, Fp8Rows::value_stride_of(columns)})
+                 .slice(0, 0, num_rows)
                  .slice(1, 0, columns);
   rows.fp8_scales = carver.take(
       DType::kF32, {Fp8Rows::num_scale_blocks(columns), Fp8Rows::scale_stride_of(num_rows)});

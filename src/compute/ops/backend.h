@@ -44,6 +44,10 @@ struct Rows {
   Rows() = default;
   Rows(const TensorView& values) : values(values) {}  // NOLINT: rows without an FP8 form
 
+  // A product may read as many rows of `fp8` past the last (copies take whole tiles), so they
+  // are memory too, whatever stands there.
+  static constexpr int64_t kFp8RowsBeyond = 127;
+
   TensorView values;      // [num_rows, features], activation dtype
   TensorView fp8;         // F8E4M3 [num_rows, features]
   TensorView fp8_scales;  // F32 [ceil(features / 128), rows rounded up to 4]: by block, then row

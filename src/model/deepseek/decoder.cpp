@@ -55,11 +55,12 @@ void carve(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled
   // The FP8 form of rows: 16-byte rows of values, scales by 1x128 block.
   const auto take_fp8 = [&](Rows DecoderWorkspace::*rows, int64_t columns) {
     if (!with_fp8) return;
-    const TensorView fp8 = carver.take(DType::kF8E4M3, {max_tokens, (columns + 15) / 16 * 16});
+    const TensorView fp8 =
+        carver.take(DType::kF8E4M3, {max_tokens + Rows::kFp8RowsBeyond, (columns + 15) / 16 * 16});
     const TensorView scales =
         carver.take(DType::kF32, {(columns + 127) / 128, (max_tokens + 3) / 4 * 4});
     if (workspace == nullptr || columns == 0) return;
-    (workspace->*rows).fp8 = fp8.slice(1, 0, columns);
+    (workspace->*rows).fp8 = fp8.first_rows(max_tokens).slice(1, 0, columns);
     (workspace->*rows).fp8_scales = scales;
   };
   const auto take_rows = [&](Rows DecoderWorkspace::*rows, int64_t columns) {

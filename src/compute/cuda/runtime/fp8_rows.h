@@ -13,6 +13,11 @@ struct Fp8Rows {
   float* scales = nullptr;
   int64_t scale_stride = 0;  // elements; a multiple of 4, at least the number of rows
 
+  // Rows past the last whose values are memory too, whatever stands there: products copy whole
+  // tiles of rows, since those that the copy engine fills in take it longer than those that it
+  // reads.
+  static constexpr int64_t kRowsBeyond = 127;
+
   static constexpr int64_t value_stride_of(int64_t columns) { return (columns + 15) / 16 * 16; }
   static constexpr int64_t scale_stride_of(int64_t rows) { return (rows + 3) / 4 * 4; }
   static constexpr int64_t num_scale_blocks(int64_t columns) { return (columns + 127) / 128; }

@@ -87,7 +87,7 @@ class Operands {
       : shape_(shape), groups_(std::max(shape.num_groups, 1)), copies_(copies_of(shape)) {
     const auto values = random_values();
     const auto scales = random_scales();
-    x_ = repeated(shape.m * Fp8Rows::value_stride_of(shape.k), values);
+    x_ = repeated((shape.m + Fp8Rows::kRowsBeyond) * Fp8Rows::value_stride_of(shape.k), values);
     x_scales_ = repeated(Fp8Rows::scale_stride_of(shape.m) * k_blocks(), scales);
     w_ = repeated(copies_ * groups_ * shape.n * shape.k, values);
     w_scales_ = repeated(groups_ * ((shape.n + 127) / 128) * k_blocks(), scales);

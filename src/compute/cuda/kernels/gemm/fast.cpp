@@ -80,9 +80,13 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   Params params;
   const int64_t k_blocks = (p.k + kBlockK - 1) / kBlockK;
   const int64_t groups = std::max(p.num_groups, 1);
-  encode_values(params.x, p.x.values, p.k, p.m, 1, p.x.value_stride, config.x_box_rows());
+  // Rows past m meet no row of out, and are sooner read than filled in by the copy engine.
+  const int64_t x_rows =
+      std::min((p.m + config.rows - 1) / config.rows * config.rows, p.m + Fp8Rows::kRowsBeyond);
+  encode_values(params.x, p.x.values, p.k, x_rows, 1, p.x.value_stride, config.x_box_rows());
   encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.w_box_columns());
-  encode_scales(params.x_scales, p.x.scales, p.m, k_blocks, p.x.scale_stride, config.rows);
+  encode_scales(params.x_scales, p.x.scales, (p.m + 3) / 4 * 4, k_blocks, p.x.scale_stride,
+                config.rows);
   params.w_scales = p.w_scales;
   params.out = p.out;
   params.out_stride = p.out_stride;

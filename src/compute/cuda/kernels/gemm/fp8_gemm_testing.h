@@ -55,7 +55,7 @@ struct Operands {
         scale_stride(Fp8Rows::scale_stride_of(m) + (gap ? 4 : 0)),
         w_scale_count(groups * ((n + 127) / 128) * ((k + 127) / 128)),
         host_offsets(offsets_of(group_rows)),
-        x(m * value_stride),
+        x((m + Fp8Rows::kRowsBeyond) * value_stride),
         x_scales((k + 127) / 128 * scale_stride),
         w(copies * groups * n * k),
         w_scales(copies * w_scale_count),
