@@ -17,6 +17,24 @@ __device__ constexpr uint64_t matrix_descriptor(uint32_t shared, uint32_t column
          static_cast<uint64_t>(group_bytes >> 4) << 32 | uint64_t{1} << 62;
 }
 
+// Descriptors of matrices at offsets from one place. The place is the same for all lanes of a warp,
+// and opaque: what the compiler can derive it derives again before every product, in a chain of
+// instructions that the tensor cores wait for.
+template <uint32_t kColumnBytes, uint32_t kGroupBytes>
+class Matrices {
+ public:
+  __device__ explicit Matrices(uint32_t shared)
+      : low_(__shfl_sync(
+            0xffffffffu,
+            static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)), 0)) {}
+  // Of the matrix `bytes` on, a multiple of 16.
+  __device__ uint64_t at(uint32_t bytes) const { return kHigh | (low_ + (bytes >> 4)); }
+
+ private:
+  static constexpr uint64_t kHigh = matrix_descriptor(0, kColumnBytes, kGroupBytes) >> 32 << 32;
+  uint32_t low_;
+};
+
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");

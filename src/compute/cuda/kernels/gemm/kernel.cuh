@@ -286,44 +286,32 @@ __device__ inline void release(const Shared<kConfig>& shared, int stage) {
 template <Config kConfig>
 struct Multiplier {
   static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
-  // Of a stage, in the unit of descriptors.
-  static constexpr int kLeftStep = (kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes()) >> 4;
-  static constexpr int kRightStep = (kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes()) >> 4;
+  // Of a stage.
+  static constexpr int kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes();
+  static constexpr int kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes();
 
   using Product = float[kRight / 2];
 
   const Shared<kConfig>& shared;
-  const int left;                              // this warp's first row
-  const uint32_t left_operand, right_operand;  // stage 0's descriptors, their lower words
+  const int left;                                        // this warp's first row
+  const Matrices<16, 1024> left_operand, right_operand;  // of stage 0
   Ring<kConfig> ring{};
   Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
 
   __device__ Multiplier(const Shared<kConfig>& memory, int warpgroup, int first_row)
       : shared(memory),
         left(first_row),
-        left_operand(
-            low_word((kConfig.swapped ? memory.w(0) : memory.x(0)) + warpgroup * 64 * kBlockK)),
-        right_operand(low_word(kConfig.swapped ? memory.x(0) : memory.w(0))) {}
-
-  // The same for all lanes, and opaque: what the compiler can derive it derives again for every
-  // block of k, in a chain between two products.
-  static __device__ __forceinline__ uint32_t low_word(uint32_t matrix) {
-    return __shfl_sync(0xffffffffu, static_cast<uint32_t>(matrix_descriptor(matrix, 16, 1024)), 0);
-  }
-  static __device__ __forceinline__ uint64_t descriptor(uint32_t low) {
-    constexpr uint64_t kHigh = matrix_descriptor(0, 16, 1024) >> 32 << 32;
-    return kHigh | low;
-  }
+        left_operand((kConfig.swapped ? memory.w(0) : memory.x(0)) + warpgroup * 64 * kBlockK),
+        right_operand(kConfig.swapped ? memory.x(0) : memory.w(0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    constexpr int kRepeatStep = kConfig.warpgroups * 64 * kBlockK >> 4;
-    const uint32_t a = left_operand + stage * kLeftStep + repeat * kRepeatStep;
-    const uint32_t b = right_operand + stage * kRightStep;
+    const int left_at = stage * kLeftBytes + repeat * kConfig.warpgroups * 64 * kBlockK;
+    const int right_at = stage * kRightBytes;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
-      WgmmaE4m3<kRight>::multiply(product, descriptor(a + (i * 32 >> 4)),
-                                  descriptor(b + (i * 32 >> 4)), i > 0);
+      WgmmaE4m3<kRight>::multiply(product, left_operand.at(left_at + i * 32),
+                                  right_operand.at(right_at + i * 32), i > 0);
     }
     wgmma_commit();
   }

@@ -18,40 +18,53 @@ namespace {
 // Named barriers.
 constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5;
 
+// Shared memory as operands. By rows of 128 bytes, and (values) by rows that run along k.
+struct Operands {
+  Matrices<16, 1024> rows;
+  Matrices<kBoxBytes, 1024> values;
+  __device__ explicit Operands(const Shared& shared) : rows(shared.base), values(shared.base) {}
+
+  static constexpr int page(int odd) { return (1 + odd) * kPageBytes; }  // from the start
+};
+
 // Scores of four boxes' columns, or of one.
 template <bool kHalf, int kCount>
-__device__ inline void issue_scores(float (&s)[32], const Shared& shared, int odd, int first_box,
-                                    uint32_t parity, bool begin) {
+__device__ inline void issue_scores(float (&s)[32], const Shared& shared, const Operands& operands,
+                                    int odd, int first_box, uint32_t parity, bool begin) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int box = first_box + i;
     barrier_wait(shared.full(odd, box), parity);
     wgmma_fence();  // of each stretch of code that a wait begins
-    const uint64_t query = matrix_descriptor(shared.query() + box * kBoxBytes, 16, 1024);
-    const uint64_t key = matrix_descriptor(shared.page(odd) + box * kBoxBytes, 16, 1024);
+    const int at = box * kBoxBytes;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      wgmma_n64<kHalf>(s, query + k * 2, key + k * 2, !begin || i > 0 || k > 0);
+      wgmma_n64<kHalf>(s, operands.rows.at(at + k * 32),
+                       operands.rows.at(Operands::page(odd) + at + k * 32),
+                       !begin || i > 0 || k > 0);
     }
   }
 }
 
 // Outputs of this warpgroup's own weights.
 template <bool kHalf>
-__device__ inline void issue_own(float (&o)[128], const uint32_t (&weights)[16], uint32_t page,
-                                 int half) {
-  const uint64_t value = matrix_descriptor(page + half * kHalfBoxes * kBoxBytes, kBoxBytes, 1024);
+__device__ inline void issue_own(float (&o)[128], const uint32_t (&weights)[16],
+                                 const Operands& operands, int odd, int half) {
+  const int at = Operands::page(odd) + half * kHalfBoxes * kBoxBytes;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) wgmma_n256_rows<kHalf>(o, weights + 4 * k, value + k * (2048 >> 4));
+  for (int k = 0; k < 4; ++k) {
+    wgmma_n256_rows<kHalf>(o, weights + 4 * k, operands.values.at(at + k * 2048));
+  }
 }
 // And of the other's, out of the page's weights box.
 template <bool kHalf>
-__device__ inline void issue_other(float (&o)[128], uint32_t page, int half) {
-  const uint64_t value = matrix_descriptor(page + half * kHalfBoxes * kBoxBytes, kBoxBytes, 1024);
-  const uint64_t weights = matrix_descriptor(page + kRopeBox * kBoxBytes, 16, 1024);
+__device__ inline void issue_other(float (&o)[128], const Operands& operands, int odd, int half) {
+  const int at = Operands::page(odd) + half * kHalfBoxes * kBoxBytes;
+  const int weights = Operands::page(odd) + kRopeBox * kBoxBytes;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    wgmma_n256_rows<kHalf>(o, weights + k * 2, value + k * (2048 >> 4));
+    wgmma_n256_rows<kHalf>(o, operands.rows.at(weights + k * 32),
+                           operands.values.at(at + k * 2048));
   }
 }
 
@@ -146,6 +159,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
   int turn = 0;
   float s[32], o[128], factor[2];
   uint32_t weights[16];
+  const Operands operands(shared);
   Segments segments(p.in);
   Segment segment;
   for (; segments.next(segment); turn ^= 1) {
@@ -161,7 +175,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
 #pragma unroll 1
     for (int i = 0; i < num_pages; i += 2) {
       pin(s);
-      issue_scores<kHalf, kBoxes>(s, shared, 0, 0, parity, true);
+      issue_scores<kHalf, kBoxes>(s, shared, operands, 0, 0, parity, true);
       wgmma_commit();
       wgmma_wait<0>();
       pin(s);
@@ -174,7 +188,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
       }
       pin(o);
       wgmma_fence();
-      issue_own<kHalf>(o, weights, shared.page(0), 0);
+      issue_own<kHalf>(o, weights, operands, 0, 0);
       wgmma_commit();
       wgmma_wait<0>();
       pin(o);
@@ -184,7 +198,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
       if (take_offsets(shared, 1, rows, state, factor)) scale_rows(o, factor);
       pin(o);
       wgmma_fence();
-      issue_other<kHalf>(o, shared.page(1), 0);
+      issue_other<kHalf>(o, operands, 1, 0);
       wgmma_commit();
       wgmma_wait<0>();
       pin(o);
@@ -202,6 +216,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
   int turn = 0;
   float s[32], o[128], factor[2];
   uint32_t weights[16];
+  const Operands operands(shared);
   Segments segments(p.in);
   Segment segment;
   for (; segments.next(segment); turn ^= 1) {
@@ -220,9 +235,9 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
       const bool has_odd = i + 1 < num_pages;
       if (has_odd) {
         pin(s);
-        issue_scores<kHalf, 4>(s, shared, 1, 4, parity, true);
-        issue_scores<kHalf, 4>(s, shared, 1, 0, parity, false);
-        issue_scores<kHalf, 1>(s, shared, 1, kRopeBox, parity, false);
+        issue_scores<kHalf, 4>(s, shared, operands, 1, 4, parity, true);
+        issue_scores<kHalf, 4>(s, shared, operands, 1, 0, parity, false);
+        issue_scores<kHalf, 1>(s, shared, operands, 1, kRopeBox, parity, false);
         wgmma_commit();
         wgmma_wait<0>();
         pin(s);
@@ -237,7 +252,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
       if (take_offsets(shared, 0, rows, state, factor)) scale_rows(o, factor);
       pin(o);
       wgmma_fence();
-      issue_other<kHalf>(o, shared.page(0), 1);
+      issue_other<kHalf>(o, operands, 0, 1);
       wgmma_commit();
       if (has_odd) {
         const bool moved = make_weights<kHalf>(shared, 1, rows, i + 1, p.in.score_scale,
@@ -248,7 +263,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
         if (moved) scale_rows(o, factor);
         pin(o);
         wgmma_fence();
-        issue_own<kHalf>(o, weights, shared.page(1), 1);
+        issue_own<kHalf>(o, weights, operands, 1, 1);
         wgmma_commit();
       }
       wgmma_wait<0>();

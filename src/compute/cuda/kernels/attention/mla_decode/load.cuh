@@ -80,7 +80,7 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
         next_ids = i + 32 + lane < segment.num_pages ? table[i + 32 + lane] : 0;
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
-      if (lane == 0) {
+      if (elect_lane()) {
         const int odd = i % 2;
         const uint32_t parity = parities >> odd & 1;
         parities ^= 1u << odd;
@@ -147,7 +147,7 @@ __device__ inline void load_queries(const Inputs& in, const Shared& shared,
   }
   async_proxy_fence();
   __syncwarp();
-  if (thread % 32 == 0) barrier_arrive(shared.query_full());
+  if (elect_lane()) barrier_arrive(shared.query_full());
 }
 
 // Two e4m3 values to FP16, lowest byte first.
@@ -194,7 +194,6 @@ __device__ inline void convert_box(uint32_t base) {
 // Three warps: queries, and every third box of e4m3 pages.
 template <bool kE4m3>
 __device__ void load_and_convert(const Params& p, const Shared& shared) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4 - 1;
   uint32_t query_parity = 1, parities = 0;
   Segments segments(p.in);
@@ -216,7 +215,7 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
         convert_box(shared.page(odd) + box * kBoxBytes);
         async_proxy_fence();
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared.full(odd, box));
+        if (elect_lane()) barrier_arrive(shared.full(odd, box));
       }
     }
   }

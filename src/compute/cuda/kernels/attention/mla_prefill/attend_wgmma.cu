@@ -5,7 +5,6 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "compute/cuda/kernels/attention/mla_prefill/hopper.cuh"
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
@@ -126,20 +125,21 @@ __device__ void produce(const WgmmaParams& p, const Shared& shared) {
   }
 }
 
-__device__ inline void issue_scores(float (&s)[64], uint64_t query, uint64_t key) {
+__device__ inline void issue_scores(float (&s)[64], const Matrices<16, 1024>& query,
+                                    const Matrices<16, 1024>& key, int stage) {
 #pragma unroll
   for (int k = 0; k < 12; ++k) {
-    const int offset = (k / 4 * kBoxBytes + k % 4 * 32) >> 4;
-    wgmma_shared(s, query + offset, key + offset, k > 0);
+    const int offset = k / 4 * kBoxBytes + k % 4 * 32;
+    wgmma_shared(s, query.at(offset), key.at(stage * kKeyBytes + offset), k > 0);
   }
 }
 
 __device__ inline void issue_outputs(float (&o)[64], const uint32_t (&weights)[32],
-                                     uint64_t value) {
+                                     const Matrices<kBoxBytes, 1024>& value, int stage) {
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     wgmma_registers(o, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2], weights[4 * k + 3],
-                    value + (k * 16 * 128 >> 4));
+                    value.at(stage * kValueBytes + k * 16 * 128));
   }
 }
 
@@ -280,7 +280,8 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
                         min(tile.diagonal + row + 8, tile.num_keys - 1)};
   const int seen_by_all = min(tile.diagonal + group * 64, tile.num_keys - 1);
   const float scale = p.softmax_scale * 1.44269504f;
-  const uint64_t query = matrix_descriptor(shared.query() + group * 64 * 128, 16, 1024);
+  const Matrices<16, 1024> query(shared.query() + group * 64 * 128), key(shared.key(0));
+  const Matrices<kBoxBytes, 1024> value(shared.value(0));
   RowState state;
   float s[64], o[64], factor[2];
   uint32_t weights[32];
@@ -291,7 +292,7 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
   barrier_wait(shared.key_full(count % kStages), count / kStages & 1);
   pin(s);
   wgmma_fence();
-  issue_scores(s, query, matrix_descriptor(shared.key(count % kStages), 16, 1024));
+  issue_scores(s, query, key, count % kStages);
   wgmma_commit();
   wgmma_wait<0>();
   pin(s);
@@ -314,11 +315,11 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
     pin(s);
     pin(o);
     wgmma_fence();
-    issue_scores(s, query, matrix_descriptor(shared.key(next_stage), 16, 1024));
+    issue_scores(s, query, key, next_stage);
     wgmma_commit();
     barrier_wait(shared.value_full(stage), parity);
     wgmma_fence();
-    issue_outputs(o, weights, matrix_descriptor(shared.value(stage), kBoxBytes, 1024));
+    issue_outputs(o, weights, value, stage);
     wgmma_commit();
     named_arrive<256>(2 - group);
     wgmma_wait<1>();
@@ -345,7 +346,7 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
   ++count;
   pin(o);
   wgmma_fence();
-  issue_outputs(o, weights, matrix_descriptor(shared.value(stage), kBoxBytes, 1024));
+  issue_outputs(o, weights, value, stage);
   wgmma_commit();
   wgmma_wait<0>();
   pin(o);
@@ -384,10 +385,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     barrier_init_fence();
   }
   __syncthreads();
-  const int group = static_cast<int>(threadIdx.x) / 128;
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int group = warp / 4;
   if (group == 2) {
     lower_registers<24>();
-    if (threadIdx.x == 256) produce(p, shared);
+    if (warp == kConsumerWarps && elect_lane()) produce(p, shared);
   } else {
     raise_registers<240>();
     consume(p, shared, group);
@@ -435,7 +437,6 @@ cudaError_t launch_attend_wgmma(const AttendProblem& problem, const Chunk& chunk
   p.num_heads = problem.num_heads;
   const int64_t head_bytes = int64_t{chunk.num_rows} * 256 * 2;
   p.group_heads = static_cast<int32_t>(std::clamp<int64_t>(l2_bytes / 3 / head_bytes, 1, heads));
-  if (const char* e = getenv("K4_GROUP")) p.group_heads = std::min<int>(atoi(e), heads);
   p.num_tiles = chunk.num_tiles * problem.num_heads;
   p.softmax_scale = problem.softmax_scale;
   p.chunk = chunk;

@@ -96,19 +96,6 @@ void bench(const Shape& shape) {
       flops / attend_us * 1e-6, peer);
 }
 
-TEST(MlaPrefillBench, Groups) {
-  for (const char* group : {"1", "2", "4", "8", "16", "128"}) {
-    setenv("K4_GROUP", group, 1);
-    fmt::print("group {}\n", group);
-    bench({128, 8, 1024, 1024, 789.1});
-    bench({128, 4, 2048, 2048, 1324.0});
-    bench({128, 1, 8192, 8192, 4455.0});
-    bench({16, 1, 8192, 8192, 0});
-    bench({16, 1, 2048, 2048, 0});
-  }
-  unsetenv("K4_GROUP");
-}
-
 TEST(MlaPrefillBench, R1) {
   bench({128, 8, 1024, 1024, 789.1});
   bench({128, 1, 2048, 2048, 0});
