@@ -257,7 +257,8 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   executor.max_batched_tokens = options_.max_batched_tokens;
   executor.max_pages_per_slot = pages_for(options_.max_model_len);
   executor.num_pages = 1;
-  const int64_t page_bytes = Executor::kv_pool_bytes(executor, model_config_);
+  const int64_t page_bytes =
+      Executor::kv_pool_bytes(executor, model_config_, device_.backend->activation_dtype());
   executor.num_pages = 0;
   if (options_.kv_cache_mib > 0) {
     ASSIGN_OR_RETURN(executor.num_pages,

@@ -216,7 +216,18 @@ class FakeExecutor {
       slot.tokens.push_back(model.next());
     }
     slot.num_kv = static_cast<int32_t>(slot.tokens.size()) - 1;
+    // Modules write behind every token fed, then behind the accepted ones.
+    if (draft_len > 0) {
+      check_draft_pages(slot, fed + 1, std::max(fed + draft_len + 1, slot.num_kv + draft_len - 1));
+    }
     return {slot.tokens.end() - num_accepted, slot.tokens.end()};
+  }
+
+  // The slot may write at positions [first, last].
+  void check_draft_pages(const Slot& slot, int32_t first, int32_t last) const {
+    for (int32_t position = first; position <= last; ++position) {
+      CHECK(!kv_.is_published(slot.pages.at(position / kPageTokens)), "draft in a shared page");
+    }
   }
 
   std::vector<int32_t> prefill(const PrefillChunk& chunk) {
@@ -233,6 +244,7 @@ class FakeExecutor {
     num_prefill_tokens_ += chunk.length;
     const FakeModel model = read(slot);
     if (!chunk.samples) return {};
+    if (config_.draft_len > 0) check_draft_pages(slot, end, end + config_.draft_len - 1);
     slot.tokens.push_back(model.next());
     return {slot.tokens.back()};
   }

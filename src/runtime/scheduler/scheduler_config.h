@@ -47,11 +47,14 @@ struct SchedulerConfig {
   // Error: kInvalidArgument naming the field.
   Status validate() const;
 
-  // The most page table entries a slot can be granted: with drafts, rows write past the model's
-  // length when they have reached it in a step that is not yet read.
-  int32_t max_pages_per_slot() const {
-    return pages_for(max_model_len + max_steps_in_flight * draft_len);
-  }
+  // Tokens past the last one fed to which a row's drafts may write: it feeds draft_len drafts, and
+  // those for the next step lie as far behind them.
+  int32_t draft_reach() const { return 2 * draft_len; }
+  // Tokens past its greatest length to which a sequence may write: drafts, of a row that has
+  // reached that length in a step that is not yet read.
+  int32_t max_overshoot() const { return (max_steps_in_flight + 1) * draft_len; }
+  // The most page table entries a slot can be granted.
+  int32_t max_pages_per_slot() const { return pages_for(max_model_len + max_overshoot()); }
   int32_t watermark_pages() const;
   int32_t padded_decode_rows(int32_t num_rows) const;
 };
