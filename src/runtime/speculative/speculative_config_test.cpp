@@ -1,8 +1,9 @@
-// Ranges, and the text of --mtp-relaxed.
+// Ranges, the text of --mtp-relaxed, and the sums of what became of drafts.
 #include "runtime/speculative/speculative_config.h"
 
 #include <gtest/gtest.h>
 
+#include "runtime/speculative/draft_stats.h"
 
 namespace deepflight {
 namespace {
@@ -36,6 +37,21 @@ TEST(SpeculativeConfig, Modules) {
   EXPECT_TRUE(config.validate().ok());
   config.draft_len = 6;
   EXPECT_FALSE(config.validate().ok());
+}
+
+TEST(DraftStats, ByPlace) {
+  DraftStats stats;
+  EXPECT_EQ(stats.tokens_per_row(), 1.0);
+  stats.add(0, 0);  // a row without drafts
+  stats.add(3, 3);
+  stats.add(3, 1);
+  stats.add(3, 0);
+  stats.add(2, 2);
+  EXPECT_EQ(stats.num_rows, 4);
+  EXPECT_EQ(stats.num_draft_tokens, 11);
+  EXPECT_EQ(stats.num_accepted, 6);
+  EXPECT_EQ(stats.num_accepted_at, (std::array<int64_t, kMaxDraftLen>{3, 2, 1, 0, 0}));
+  EXPECT_EQ(stats.tokens_per_row(), 2.5);
 }
 
 }  // namespace
