@@ -319,7 +319,6 @@ Status LocalEngine::start_engine() {
   config.scheduler.enable_prefix_cache = !options_.no_prefix_cache;
   config.scheduler.exact_prefix_reuse = !options_.reuse_output_pages;
   config.scheduler.draft_len = speculative_.draft_len;
-  config.speculative = speculative_;
   config.scheduler.decode_batch_sizes = executor.decode_batch_sizes;
   CHECK(executor.max_pages_per_slot == config.scheduler.max_pages_per_slot(),
         executor.max_pages_per_slot);

@@ -281,6 +281,7 @@ void Engine::publish_stats() {
   to.issue_us_total = steps.issue_us_total;
   to.wait_us_total = steps.wait_us_total;
   to.drafts = drafts_;
+  to.simulated_acceptance = config_.model.simulated_acceptance;
   const ExecutorMemory& memory = executor_.memory();
   to.memory = {memory.weights_bytes, memory.state_bytes, memory.workspace_bytes,
                memory.scratch_bytes, memory.graph_bytes, memory.kv_pool_bytes()};

@@ -25,7 +25,6 @@ namespace deepflight {
 struct EngineConfig {
   ModelInfo model;
   SchedulerConfig scheduler;
-  SpeculativeConfig speculative;
   std::vector<int32_t> eos_token_ids;
 };
 

@@ -85,6 +85,7 @@ struct ServiceStats {
   int64_t issue_us_total = 0;   // host time that putting them on the device took
   int64_t wait_us_total = 0;    // host time spent waiting for their results
   DraftStats drafts;
+  float simulated_acceptance = -1.0f;  // as in ModelInfo
   DeviceMemory memory;
 };
 
