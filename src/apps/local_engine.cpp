@@ -160,6 +160,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
   local->set_defaults();
   RETURN_IF_ERROR(local->load_text());
   ASSIGN_OR_RETURN(local->speculative_, make_speculative_config(options.mtp, local->tokenizer()));
+  ASSIGN_OR_RETURN(local->draft_policy_, make_draft_policy(options.mtp));
   RETURN_IF_ERROR(local->load_weights());
   return local;
 }
@@ -277,6 +278,7 @@ int64_t LocalEngine::draft_overshoot() const {
 Result<ExecutorConfig> LocalEngine::executor_config() const {
   ExecutorConfig executor;
   executor.speculative = speculative_;
+  executor.captures_without_drafts = draft_policy_.max_rows > 0;
   ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options_.kv_cache_dtype, device_.is_cuda));
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;
@@ -319,6 +321,7 @@ Status LocalEngine::start_engine() {
   config.scheduler.enable_prefix_cache = !options_.no_prefix_cache;
   config.scheduler.exact_prefix_reuse = !options_.reuse_output_pages;
   config.scheduler.draft_len = speculative_.draft_len;
+  config.scheduler.draft_policy = draft_policy_;
   config.scheduler.decode_batch_sizes = executor.decode_batch_sizes;
   CHECK(executor.max_pages_per_slot == config.scheduler.max_pages_per_slot(),
         executor.max_pages_per_slot);

@@ -87,6 +87,7 @@ class LocalEngine {
   TokenizerConfig tokenizer_config_;
   std::optional<Tokenizer> tokenizer_;
   SpeculativeConfig speculative_;
+  DraftPolicyConfig draft_policy_;
   Device device_;
   ModelWeights weights_;
   std::unique_ptr<Executor> executor_;

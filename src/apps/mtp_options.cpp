@@ -2,6 +2,7 @@
 #include "apps/mtp_options.h"
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 
 #include "base/log.h"
 
@@ -24,6 +25,28 @@ void add_mtp_options(CLI::App* app, MtpOptions* options) {
                   "accept drafts with this probability, whatever the model says: for speed with "
                   "dummy weights; the output means nothing")
       ->check(CLI::Range(0.0, 1.0));
+  app->add_option("--mtp-adaptive", options->adaptive,
+                  "in steps of more than `rows` sequences, make drafts only while they give at "
+                  "least `tokens` tokens a sequence and step: rows=64,tokens=1.6");
+}
+
+Result<DraftPolicyConfig> make_draft_policy(const MtpOptions& options) {
+  DraftPolicyConfig config;
+  if (options.adaptive.empty()) return config;
+  double rows = 0.0, tokens = 0.0;
+  RETURN_IF_ERROR(parse_numbers("--mtp-adaptive", options.adaptive,
+                                {{"rows", &rows}, {"tokens", &tokens}}, "rows=64,tokens=1.6"));
+  if (!(rows >= 1 && rows <= 65536 && rows == std::floor(rows))) {
+    return invalid_argument("--mtp-adaptive rows={}: must be a whole number from 1 to 65536", rows);
+  }
+  if (!(tokens >= 1 && tokens <= 1 + kMaxDraftLen)) {
+    return invalid_argument("--mtp-adaptive tokens={}: must be from 1 to {}", tokens,
+                            1 + kMaxDraftLen);
+  }
+  if (options.draft_len == 0) return invalid_argument("--mtp-adaptive: needs --mtp");
+  config.max_rows = static_cast<int32_t>(rows);
+  config.min_tokens = tokens;
+  return config;
 }
 
 Result<SpeculativeConfig> make_speculative_config(const MtpOptions& options,

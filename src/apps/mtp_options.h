@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "runtime/speculative/draft_policy.h"
 #include "runtime/speculative/draft_stats.h"
 #include "runtime/speculative/speculative_config.h"
 #include "text/tokenizer.h"
@@ -20,6 +21,7 @@ struct MtpOptions {
   std::string mode = "eagle";
   std::string relaxed;               // "topn=10,delta=0.6"; empty: strict
   double simulated_acceptance = -1;  // negative: off
+  std::string adaptive;              // "rows=64,tokens=1.6"; empty: drafts are always made
 };
 
 void add_mtp_options(CLI::App* app, MtpOptions* options);
@@ -27,6 +29,8 @@ void add_mtp_options(CLI::App* app, MtpOptions* options);
 // Errors name the flag. `tokenizer` (null: none) knows the tokens around the thinking phase.
 Result<SpeculativeConfig> make_speculative_config(const MtpOptions& options,
                                                   const Tokenizer* tokenizer);
+
+Result<DraftPolicyConfig> make_draft_policy(const MtpOptions& options);
 
 // What became of the drafts, for reports: counts, tokens a step, shares accepted by place. Says so
 // where acceptance was simulated.

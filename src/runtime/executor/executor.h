@@ -43,6 +43,7 @@ struct ExecutorConfig {
   int64_t max_pages_per_slot = 0;
   KvFormat kv_format = KvFormat::kF32;
   SpeculativeConfig speculative;
+  bool captures_without_drafts = false;  // decode steps that neither verify nor make any, too
 
   // Decode steps of these sizes are captured, ascending: what the scheduler pads to. Empty: none.
   std::vector<int32_t> decode_batch_sizes;

@@ -240,6 +240,7 @@ std::vector<Executor::GraphKey> Executor::graph_keys() const {
   const auto& sizes = config_.decode_batch_sizes;
   for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
     keys.push_back({*size, draft_len, draft_len});
+    if (config_.captures_without_drafts && draft_len > 0) keys.push_back({*size, 0, 0});
   }
   return keys;
 }

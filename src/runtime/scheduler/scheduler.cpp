@@ -9,7 +9,11 @@
 namespace deepflight {
 
 Scheduler::Scheduler(SchedulerConfig config)
-    : config_(std::move(config)), kv_(config_.num_pages), waiting_(config_) {
+    : config_(std::move(config)),
+      kv_(config_.num_pages),
+      waiting_(config_),
+      draft_policy_(config_.draft_policy, config_.draft_len),
+      next_draft_len_(config_.draft_len) {
   const Status valid = config_.validate();
   CHECK(valid.ok(), valid.error().message);
   for (SlotId slot = config_.max_num_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -158,6 +162,7 @@ SequenceUpdate Scheduler::accept_tokens(SequenceState* sequence, RowResult* row)
   if (row->num_drafts > 0) {
     update.num_drafts = row->num_drafts;
     update.num_accepted_drafts = static_cast<int32_t>(row->tokens.size()) - 1;
+    draft_policy_.note(update.num_drafts, update.num_accepted_drafts);
   }
   row->tokens.resize(num_kept);
   if (row->logprobs.size() > num_kept) row->logprobs.resize(num_kept);

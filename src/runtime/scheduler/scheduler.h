@@ -148,6 +148,9 @@ class Scheduler {
   std::vector<SequenceState*> leaving_;  // preempting or finished, named by steps in flight
   std::deque<Step> in_flight_;           // oldest first
 
+  DraftPolicy draft_policy_;
+  int32_t next_draft_len_ = 0;  // drafts that the last plan makes: what the next one verifies
+
   std::vector<SlotId> free_slots_;
   std::vector<SlotId> retired_slots_;  // free, and the executor is yet to be told
 

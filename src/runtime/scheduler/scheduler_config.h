@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "runtime/kvcache/page.h"
+#include "runtime/speculative/draft_policy.h"
 
 namespace deepflight {
 
@@ -20,7 +21,8 @@ struct SchedulerConfig {
   // Longest chunk of one sequence in a step. Below max_batched_tokens, it leaves a long prompt's
   // followers their share.
   int32_t max_chunk_tokens = 2048;
-  int32_t draft_len = 0;            // draft tokens verified per decode row (MTP)
+  int32_t draft_len = 0;            // draft tokens verified per decode row (MTP), at most
+  DraftPolicyConfig draft_policy;   // when drafts are made
   int32_t max_steps_in_flight = 2;  // 2: plan n+1 while step n runs; 1: read each result first
 
   bool enable_prefix_cache = true;

@@ -33,7 +33,9 @@ StepPlan Scheduler::plan(int64_t now_us) {
   StepPlan& plan = builder.plan;
   plan.step_id = next_step_id_++;
   plan.retired_slots = std::exchange(retired_slots_, {});
-  plan.draft_len = plan.next_draft_len = config_.draft_len;
+  plan.draft_len = next_draft_len_;
+  next_draft_len_ = draft_policy_.choose(static_cast<int32_t>(plan.decode_rows.size()));
+  plan.next_draft_len = next_draft_len_;
   plan.padded_num_decode_rows =
       config_.padded_decode_rows(static_cast<int32_t>(plan.decode_rows.size()));
   in_flight_.push_back({plan.step_id, std::move(builder.work), plan.retired_slots});
@@ -42,7 +44,7 @@ StepPlan Scheduler::plan(int64_t now_us) {
 }
 
 void Scheduler::plan_decode_rows(StepBuilder* builder) {
-  const int32_t max_new_tokens = 1 + config_.draft_len;
+  const int32_t max_new_tokens = 1 + next_draft_len_;
   // NOTE: preemption shortens running_ at its end, past the row that asks for pages.
   for (size_t i = 0; i < running_.size(); ++i) {
     SequenceState* sequence = running_[i];

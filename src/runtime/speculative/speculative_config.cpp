@@ -1,18 +1,14 @@
 // Ranges of SpeculativeConfig, and the text of its one compound flag.
 #include "runtime/speculative/speculative_config.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 
 namespace deepflight {
 namespace {
 
 constexpr int32_t kMaxRelaxedTopn = 100;
-
-template <typename T>
-bool parse_number(std::string_view text, T* value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
-  return error == std::errc() && end == text.data() + text.size();
-}
 
 }  // namespace
 
@@ -34,25 +30,38 @@ Status SpeculativeConfig::validate() const {
   return ok_status();
 }
 
-Status parse_relaxed(std::string_view text, SpeculativeConfig* config) {
-  config->relaxed_topn = 10;
-  config->relaxed_delta = 0.6f;
+Status parse_numbers(std::string_view flag, std::string_view text,
+                     std::initializer_list<NamedNumber> known, std::string_view example) {
   for (std::string_view rest = text; !rest.empty();) {
     const size_t comma = rest.find(',');
     const std::string_view part = rest.substr(0, comma);
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
-    const size_t equals = part.find('=');
-    const std::string_view name = part.substr(0, equals);
-    const std::string_view value =
-        equals == std::string_view::npos ? std::string_view() : part.substr(equals + 1);
-    const bool known = (name == "topn" && parse_number(value, &config->relaxed_topn) &&
-                        config->relaxed_topn > 0) ||
-                       (name == "delta" && parse_number(value, &config->relaxed_delta));
-    if (!known) {
-      return invalid_argument("--mtp-relaxed '{}': want topn=N,delta=D, for example {}", text,
-                              "topn=10,delta=0.6");
+    const size_t equals = std::min(part.find('='), part.size());
+    const std::string_view number = part.substr(std::min(equals + 1, part.size()));
+    const auto entry = std::find_if(known.begin(), known.end(), [&](const NamedNumber& named) {
+      return named.name == part.substr(0, equals);
+    });
+    double value = 0.0;
+    const char* end = number.data() + number.size();
+    const auto parsed = std::from_chars(number.data(), end, value);
+    if (entry == known.end() || parsed.ec != std::errc() || parsed.ptr != end) {
+      return invalid_argument("{} '{}': want numbers by name, such as {}", flag, text, example);
     }
+    *entry->value = value;
   }
+  return ok_status();
+}
+
+Status parse_relaxed(std::string_view text, SpeculativeConfig* config) {
+  double topn = 10, delta = 0.6;
+  RETURN_IF_ERROR(parse_numbers("--mtp-relaxed", text, {{"topn", &topn}, {"delta", &delta}},
+                                "topn=10,delta=0.6"));
+  if (!(topn >= 1 && topn <= kMaxRelaxedTopn && topn == std::floor(topn))) {
+    return invalid_argument("--mtp-relaxed topn={}: must be a whole number from 1 to {}", topn,
+                            kMaxRelaxedTopn);
+  }
+  config->relaxed_topn = static_cast<int32_t>(topn);
+  config->relaxed_delta = static_cast<float>(delta);
   return config->validate();
 }
 

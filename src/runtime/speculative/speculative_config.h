@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -40,6 +41,15 @@ struct SpeculativeConfig {
   // Error: kInvalidArgument naming the flag.
   Status validate() const;
 };
+
+// Sets what a flag's value, "name=number,...", names; the others stay. Error: kInvalidArgument
+// naming the flag and showing the example.
+struct NamedNumber {
+  std::string_view name;
+  double* value;
+};
+Status parse_numbers(std::string_view flag, std::string_view text,
+                     std::initializer_list<NamedNumber> known, std::string_view example);
 
 // The value of --mtp-relaxed, "topn=10,delta=0.6"; both have these defaults. Error names the flag.
 Status parse_relaxed(std::string_view text, SpeculativeConfig* config);
