@@ -39,6 +39,8 @@ struct Answer {
   std::string content;  // after the reasoning
   int64_t num_output_tokens = 0;
   bool finished = false;  // ended of itself, not by max_tokens
+  DraftStats drafts;
+  DraftStats thinking_drafts;  // of these, up to the step that ends the thinking
   std::vector<int32_t> token_ids;
   std::vector<OutputLogprob> logprobs;  // of the two most likely tokens, if they are saved
 };
@@ -114,6 +116,10 @@ class LocalAsker {
       state->text += event.text;
       Answer& answer = state->answer;
       answer.num_output_tokens += static_cast<int64_t>(event.token_ids.size());
+      answer.drafts.add(event.num_drafts, event.num_accepted_drafts);
+      if (state->text.find("</think>") == std::string::npos) {
+        answer.thinking_drafts.add(event.num_drafts, event.num_accepted_drafts);
+      }
       answer.token_ids.insert(answer.token_ids.end(), event.token_ids.begin(),
                               event.token_ids.end());
       std::move(event.logprobs.begin(), event.logprobs.end(), std::back_inserter(answer.logprobs));
@@ -257,6 +263,8 @@ struct KindScore {
 struct Report {
   std::map<std::string, KindScore> kinds;
   KindScore all;
+  DraftStats drafts;
+  DraftStats thinking_drafts;
   nlohmann::json mistakes = nlohmann::json::array();
   std::vector<std::string> saved;  // a line for each task, if wanted
   std::optional<Error> error;
@@ -301,6 +309,8 @@ Report run_tasks(const std::vector<Task>& tasks, const Ask& ask, int concurrency
           const bool correct = trim(answer->content) == trim(tasks[i].answer);
           report.kinds[tasks[i].kind].add(*answer, correct);
           report.all.add(*answer, correct);
+          report.drafts.add(answer->drafts);
+          report.thinking_drafts.add(answer->thinking_drafts);
           if (save) report.saved[i] = saved_line(tasks[i], *answer, correct);
           if (!correct && report.mistakes.size() < kMaxListedMistakes) {
             report.mistakes.push_back({{"prompt", tasks[i].prompt},
@@ -315,6 +325,20 @@ Report run_tasks(const std::vector<Task>& tasks, const Ask& ask, int concurrency
   }
   report.seconds = static_cast<double>(monotonic_us() - start_us) * 1e-6;
   return report;
+}
+
+void print_drafts(const Report& report, const MtpOptions& mtp) {
+  const auto print = [&](const char* phase, const DraftStats& drafts) {
+    const nlohmann::json json = drafts_json(drafts, mtp);
+    fmt::print("drafts{}: {:.3f} tokens a step, accepted by place", phase,
+               json["tokens_per_step"].get<double>());
+    for (const auto& share : json["accepted_by_place"]) {
+      fmt::print(" {:.2f}%", share.get<double>() * 100);
+    }
+    fmt::print("{}\n", mtp.simulated_acceptance >= 0 ? " (simulated acceptance)" : "");
+  };
+  print("", report.drafts);
+  print(" while thinking", report.thinking_drafts);
 }
 
 void print_report(const Report& report) {
@@ -343,6 +367,10 @@ Status write_report(const BenchAccuracyOptions& options, const Report& report) {
       {"mistakes", report.mistakes},
   };
   for (const auto& [kind, score] : report.kinds) json["kinds"][kind] = score.json();
+  if (options.engine.mtp.draft_len > 0) {
+    json["drafts"] = drafts_json(report.drafts, options.engine.mtp);
+    json["drafts_while_thinking"] = drafts_json(report.thinking_drafts, options.engine.mtp);
+  }
   std::ofstream file(options.json_path);
   file << json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   file.close();
@@ -390,6 +418,7 @@ Status run_bench_accuracy(const BenchAccuracyOptions& options) {
   const Report report = run_tasks(tasks, ask, options.concurrency, save);
   if (report.error) return *report.error;
   print_report(report);
+  if (options.engine.mtp.draft_len > 0) print_drafts(report, options.engine.mtp);
   if (save) RETURN_IF_ERROR(write_saved(options, report));
   return options.json_path.empty() ? ok_status() : write_report(options, report);
 }

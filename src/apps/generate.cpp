@@ -63,6 +63,7 @@ struct Output {
   std::optional<FinishReason> finish_reason;
   std::optional<Error> error;
   int num_cached_tokens = 0;
+  DraftStats drafts;
   int64_t first_token_us = 0;
   int64_t end_us = 0;
 };
@@ -79,6 +80,7 @@ void take_event(GenerationEvent event, bool print, Output* output) {
   output->text += event.text;
   output->token_ids.insert(output->token_ids.end(), event.token_ids.begin(), event.token_ids.end());
   std::move(event.logprobs.begin(), event.logprobs.end(), std::back_inserter(output->logprobs));
+  output->drafts.add(event.num_drafts, event.num_accepted_drafts);
   output->num_cached_tokens = std::max(output->num_cached_tokens, event.num_cached_tokens);
   if (event.finish_reason) {
     output->finish_reason = event.finish_reason;
@@ -116,6 +118,9 @@ nlohmann::json output_json(const GenerateOptions& options, const std::vector<int
         {"total_s", static_cast<double>(output.end_us - start_us) * 1e-6},
         {"decode_tokens_per_s", seconds > 0 ? num_decoded / seconds : 0.0}}},
   };
+  if (options.engine.mtp.draft_len > 0) {
+    json["drafts"] = drafts_json(output.drafts, options.engine.mtp);
+  }
   if (!options.chat.empty()) {
     const auto parts = split_reasoning(output.text, /*starts_inside_think=*/true);
     json["reasoning"] = parts.reasoning;
@@ -151,6 +156,7 @@ void add_generate_options(CLI::App* app, GenerateOptions* options) {
   app->add_option("--stop", sampling.stop, "stop string; may be given several times");
   app->add_option("--stop-token-ids", sampling.stop_token_ids)->delimiter(',');
   app->add_flag("--ignore-eos", sampling.ignore_eos);
+  app->add_flag("!--no-drafts", sampling.use_drafts, "make no drafts for this request");
   app->add_option("--logprobs", options->num_logprobs, "most likely tokens listed with --json")
       ->check(CLI::Range(0, kMaxTopLogprobs));
   app->add_flag("--json", options->json, "one JSON object instead of streamed text");

@@ -43,8 +43,8 @@ std::vector<int32_t> graph_sizes(int32_t max_num_seqs) {
 }
 
 // Pages of --kv-cache-mib.
-Result<int64_t> count_asked_pages(int64_t kv_cache_mib, int64_t max_model_len, int64_t page_bytes) {
-  const int64_t pages_per_sequence = pages_for(max_model_len);
+Result<int64_t> count_asked_pages(int64_t kv_cache_mib, int64_t max_model_len,
+                                  int64_t pages_per_sequence, int64_t page_bytes) {
   const int64_t num_pages = kv_cache_mib * kMiB / page_bytes;
   if (num_pages < pages_per_sequence) {
     return invalid_argument(
@@ -58,8 +58,7 @@ Result<int64_t> count_asked_pages(int64_t kv_cache_mib, int64_t max_model_len, i
 
 // On the CPU: a quarter of the memory but no more than all slots can use.
 Result<int64_t> count_cpu_pages(const EngineOptions& options, int64_t memory_bytes,
-                                int64_t page_bytes) {
-  const int64_t pages_per_sequence = pages_for(options.max_model_len);
+                                int64_t pages_per_sequence, int64_t page_bytes) {
   const int64_t affordable = memory_bytes / 4 / page_bytes;
   if (affordable < pages_per_sequence) {
     return invalid_argument(
@@ -127,6 +126,7 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
   app->add_flag("--reuse-output-pages", options->reuse_output_pages,
                 "let prompts reuse pages that were computed as output (a conversation's former "
                 "answers); faster, but bits then depend on history");
+  add_mtp_options(app, &options->mtp);
   app->add_option("--num-layers", options->num_layers,
                   "run the model's first layers only; 0: all of them")
       ->check(CLI::NonNegativeNumber);
@@ -159,6 +159,8 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
   ASSIGN_OR_RETURN(local->device_, open_device(options.device));
   local->set_defaults();
   RETURN_IF_ERROR(local->load_text());
+  ASSIGN_OR_RETURN(local->speculative_, make_speculative_config(options.mtp, local->tokenizer()));
+  ASSIGN_OR_RETURN(local->draft_policy_, make_draft_policy(options.mtp));
   RETURN_IF_ERROR(local->load_weights());
   return local;
 }
@@ -177,7 +179,8 @@ void LocalEngine::set_defaults() {
   const bool is_cuda = device_.is_cuda;
   set(&options_.max_num_seqs, is_cuda ? 256 : 64);
   set(&options_.max_batched_tokens, is_cuda ? 8192 : 1024);
-  options_.max_batched_tokens = std::max(options_.max_batched_tokens, options_.max_num_seqs);
+  options_.max_batched_tokens =
+      std::max(options_.max_batched_tokens, options_.max_num_seqs * (1 + options_.mtp.draft_len));
   set(&options_.chunk_tokens, is_cuda ? options_.max_batched_tokens : 512);
   options_.chunk_tokens = std::min(options_.chunk_tokens, options_.max_batched_tokens);
   if (options_.max_model_len == 0) options_.max_model_len = model_config_.max_position_embeddings;
@@ -217,20 +220,26 @@ Status LocalEngine::load_weights() {
   const int64_t start_us = monotonic_us();
   const auto rows = tensor_table(model_config_);
   std::optional<Checkpoint> checkpoint;
+  int num_mtp_modules = static_cast<int>(model_config_.num_nextn_predict_layers);
   if (options_.load_format == "dummy") {
     checkpoint = dummy_checkpoint(model_config_, rows, options_.dummy_seed, options_.dummy_zipf);
   } else {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::open(options_.model_dir));
     ASSIGN_OR_RETURN(const TableMatch match, match_table(*checkpoint, model_config_, rows));
+    num_mtp_modules = match.num_mtp_modules;
     if (match.num_unexpected > 0 && options_.num_layers == 0) {
       spdlog::warn("{}: {} tensors that this architecture does not have, the first is {}",
                    options_.model_dir, match.num_unexpected, match.first_unexpected);
     }
   }
+  ASSIGN_OR_RETURN(num_mtp_modules, count_mtp_modules(num_mtp_modules));
   {
     int64_t total_bytes = 0;
     for (const auto& row : rows) {
-      if (!row.optional) total_bytes += stored_bytes(model_config_, row);
+      const bool is_loaded = row.layer < model_config_.num_layers + num_mtp_modules &&
+                             row.kind != TensorKind::kMtpEmbedding &&
+                             row.kind != TensorKind::kMtpHead;
+      if (is_loaded) total_bytes += stored_bytes(model_config_, row);
     }
     ProgressBar progress("loading weights", total_bytes / kMiB, "MiB",
                          options_.show_progress && total_bytes > 256 * kMiB);
@@ -240,9 +249,9 @@ Status LocalEngine::load_weights() {
       bytes += num_bytes;
       progress.advance(bytes / kMiB - before);
     };
-    ASSIGN_OR_RETURN(weights_,
-                     load_model_weights(model_config_, *checkpoint, options_.max_model_len,
-                                        *device_.backend, on_progress));
+    ASSIGN_OR_RETURN(weights_, load_model_weights(model_config_, *checkpoint,
+                                                  options_.max_model_len + draft_overshoot(),
+                                                  *device_.backend, on_progress, num_mtp_modules));
   }
   spdlog::info("weights loaded in {:.2f} s to {}: {} parameters, {} active a token",
                static_cast<double>(monotonic_us() - start_us) * 1e-6, device_.name,
@@ -250,21 +259,41 @@ Status LocalEngine::load_weights() {
   return ok_status();
 }
 
+Result<int> LocalEngine::count_mtp_modules(int num_there) const {
+  const int num_needed = speculative_.num_modules();
+  if (num_needed <= num_there) return num_needed;
+  return invalid_argument("--mtp {} --mtp-mode {}: needs {} MTP module{}, {} has {}{}",
+                          options_.mtp.draft_len, options_.mtp.mode, num_needed,
+                          num_needed == 1 ? "" : "s", options_.model_dir, num_there,
+                          options_.num_layers > 0 ? " behind the first --num-layers" : "");
+}
+
+int64_t LocalEngine::draft_overshoot() const {
+  SchedulerConfig scheduler;
+  scheduler.draft_len = speculative_.draft_len;
+  scheduler.max_steps_in_flight = options_.steps_in_flight;
+  return scheduler.max_overshoot();
+}
+
 Result<ExecutorConfig> LocalEngine::executor_config() const {
   ExecutorConfig executor;
+  executor.speculative = speculative_;
+  executor.captures_without_drafts = draft_policy_.max_rows > 0;
   ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options_.kv_cache_dtype, device_.is_cuda));
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;
-  executor.max_pages_per_slot = pages_for(options_.max_model_len);
+  executor.max_pages_per_slot = pages_for(options_.max_model_len + draft_overshoot());
   executor.num_pages = 1;
-  const int64_t page_bytes = Executor::kv_pool_bytes(executor, model_config_);
+  const int64_t page_bytes =
+      Executor::kv_pool_bytes(executor, model_config_, device_.backend->activation_dtype());
   executor.num_pages = 0;
   if (options_.kv_cache_mib > 0) {
     ASSIGN_OR_RETURN(executor.num_pages,
-                     count_asked_pages(options_.kv_cache_mib, options_.max_model_len, page_bytes));
+                     count_asked_pages(options_.kv_cache_mib, options_.max_model_len,
+                                       executor.max_pages_per_slot, page_bytes));
   } else if (!device_.is_cuda) {
-    ASSIGN_OR_RETURN(executor.num_pages,
-                     count_cpu_pages(options_, device_.memory_bytes, page_bytes));
+    ASSIGN_OR_RETURN(executor.num_pages, count_cpu_pages(options_, device_.memory_bytes,
+                                                         executor.max_pages_per_slot, page_bytes));
   }
   if (!device_.is_cuda) return executor;
   executor.memory_limit_bytes = static_cast<int64_t>(static_cast<double>(device_.memory_bytes) *
@@ -281,6 +310,8 @@ Status LocalEngine::start_engine() {
   config.model.name = std::filesystem::path(options_.model_dir).filename().string();
   config.model.vocab_size = static_cast<int32_t>(model_config_.vocab_size);
   config.model.max_model_len = static_cast<int32_t>(options_.max_model_len);
+  config.model.draft_len = speculative_.draft_len;
+  config.model.simulated_acceptance = speculative_.simulated_acceptance;
   config.eos_token_ids = model_config_.eos_token_ids;
   config.scheduler.max_num_slots = options_.max_num_seqs;
   config.scheduler.max_model_len = static_cast<int32_t>(options_.max_model_len);
@@ -289,6 +320,8 @@ Status LocalEngine::start_engine() {
   config.scheduler.max_steps_in_flight = options_.steps_in_flight;
   config.scheduler.enable_prefix_cache = !options_.no_prefix_cache;
   config.scheduler.exact_prefix_reuse = !options_.reuse_output_pages;
+  config.scheduler.draft_len = speculative_.draft_len;
+  config.scheduler.draft_policy = draft_policy_;
   config.scheduler.decode_batch_sizes = executor.decode_batch_sizes;
   CHECK(executor.max_pages_per_slot == config.scheduler.max_pages_per_slot(),
         executor.max_pages_per_slot);

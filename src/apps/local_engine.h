@@ -9,6 +9,7 @@
 #include <string>
 
 #include "apps/devices.h"
+#include "apps/mtp_options.h"
 #include "base/result.h"
 #include "model/deepseek/config.h"
 #include "model/deepseek/model_weights.h"
@@ -38,6 +39,7 @@ struct EngineOptions {
   int steps_in_flight = 2;
   bool no_prefix_cache = false;
   bool reuse_output_pages = false;
+  MtpOptions mtp;
   int64_t num_layers = 0;  // only the first ones; 0: all
   uint64_t dummy_seed = 0;
   double dummy_zipf = 0.0;  // skew of the experts' load; 0: even
@@ -73,6 +75,10 @@ class LocalEngine {
   Status load_text();
   Status use_byte_tokenizer();
   Status load_weights();
+  // Modules that --mtp needs; an error if the checkpoint has fewer.
+  Result<int> count_mtp_modules(int num_there) const;
+  // Tokens of a sequence past --max-model-len that drafts may write.
+  int64_t draft_overshoot() const;
   Status start_engine();
 
   // Members are destroyed from the last to the first: users before what they use.
@@ -80,6 +86,8 @@ class LocalEngine {
   DeepseekConfig model_config_;
   TokenizerConfig tokenizer_config_;
   std::optional<Tokenizer> tokenizer_;
+  SpeculativeConfig speculative_;
+  DraftPolicyConfig draft_policy_;
   Device device_;
   ModelWeights weights_;
   std::unique_ptr<Executor> executor_;

@@ -28,7 +28,9 @@ int64_t total_steps(const ProfileOptions& options) {
 Result<std::vector<StepShape>> parse_shapes(const ProfileOptions& options) {
   std::vector<StepShape> shapes;
   for (const int rows : options.decode_rows) {
-    shapes.push_back({.decode_rows = rows, .decode_context = options.decode_context});
+    shapes.push_back({.decode_rows = rows,
+                      .decode_context = options.decode_context,
+                      .draft_len = options.engine.mtp.draft_len});
   }
   for (const std::string& text : options.prefill) {
     ASSIGN_OR_RETURN(const StepShape shape, parse_prefill_shape(text));
@@ -46,7 +48,7 @@ EngineOptions fit_options(const ProfileOptions& options, const std::vector<StepS
     max_rows = std::max(max_rows, shape.decode_rows);
     max_tokens = std::max(max_tokens, shape.num_tokens());
     max_len = std::max({max_len, shape.prefill_prefix + shape.prefill_tokens,
-                        shape.decode_context + total_steps(options)});
+                        shape.decode_context + total_steps(options) * (1 + shape.draft_len)});
   }
   engine.max_num_seqs = static_cast<int>(max_rows);
   engine.max_batched_tokens = static_cast<int>(max_tokens);
@@ -57,7 +59,8 @@ EngineOptions fit_options(const ProfileOptions& options, const std::vector<StepS
 
 std::string title_of(const StepShape& shape) {
   if (shape.decode_rows > 0) {
-    return fmt::format("decode B={} context={}", shape.decode_rows, shape.decode_context);
+    return fmt::format("decode B={} context={}{}", shape.decode_rows, shape.decode_context,
+                       shape.draft_len > 0 ? fmt::format(" drafts={}", shape.draft_len) : "");
   }
   return shape.prefill_prefix > 0
              ? fmt::format("prefill T={} prefix={}", shape.prefill_tokens, shape.prefill_prefix)
@@ -182,7 +185,7 @@ Status run_profile(const ProfileOptions& options) {
   ASSIGN_OR_RETURN(
       const auto executor,
       Executor::create(config, local->model_config(), local->weights(), *local->device().backend));
-  ProfileSteps steps(*executor, local->model_config(), config.kv_format);
+  ProfileSteps steps(*executor, local->model_config(), config);
   const KvPool one_token{.format = config.kv_format, .token_dim = 1};
   const Bench bench{options, *local, *executor, steps, rates, one_token.token_bytes()};
 
@@ -200,14 +203,17 @@ Status run_profile(const ProfileOptions& options) {
     profiles.push_back(profile_json(profile));
   }
   if (!options.json_path.empty()) {
-    const nlohmann::json report = {{"device", local->device().name},
-                                   {"model", local->options().model_dir},
-                                   {"num_layers", local->model_config().num_layers},
-                                   {"kv_cache_dtype", options.engine.kv_cache_dtype},
-                                   {"bytes_per_second", rates.bytes_per_second},
-                                   {"bf16_flops_per_second", rates.bf16_flops_per_second},
-                                   {"fp8_flops_per_second", rates.fp8_flops_per_second},
-                                   {"steps", std::move(profiles)}};
+    nlohmann::json report = {{"device", local->device().name},
+                             {"model", local->options().model_dir},
+                             {"num_layers", local->model_config().num_layers},
+                             {"kv_cache_dtype", options.engine.kv_cache_dtype},
+                             {"bytes_per_second", rates.bytes_per_second},
+                             {"bf16_flops_per_second", rates.bf16_flops_per_second},
+                             {"fp8_flops_per_second", rates.fp8_flops_per_second},
+                             {"steps", std::move(profiles)}};
+    const MtpOptions& mtp = options.engine.mtp;
+    if (mtp.draft_len > 0) report["mtp"] = mtp.draft_len;
+    if (mtp.simulated_acceptance >= 0) report["simulated_acceptance"] = mtp.simulated_acceptance;
     RETURN_IF_ERROR(write_json(options.json_path, report, 1));
   }
   if (!options.trace_path.empty()) {

@@ -37,16 +37,17 @@ std::vector<uint8_t> random_page(KvFormat format, int64_t num_values) {
 }
 
 int64_t pages_of_sequence(const StepShape& shape, int64_t num_steps) {
-  const int64_t tokens = shape.decode_rows > 0 ? shape.decode_context + num_steps
-                                               : shape.prefill_prefix + shape.prefill_tokens;
-  return pages_for(tokens);
+  const int64_t tokens = shape.decode_rows > 0
+                             ? shape.decode_context + num_steps * (1 + shape.draft_len)
+                             : shape.prefill_prefix + shape.prefill_tokens;
+  return pages_for(tokens + 2 * shape.draft_len);
 }
 
 }  // namespace
 
 ProfileSteps::ProfileSteps(Executor& executor, const DeepseekConfig& model_config,
-                           KvFormat kv_format)
-    : executor_(executor), model_config_(model_config), kv_format_(kv_format) {
+                           const ExecutorConfig& config)
+    : executor_(executor), model_config_(model_config), config_(config) {
   pages_.resize(executor.memory().num_pages);
   std::iota(pages_.begin(), pages_.end(), 0);
   std::shuffle(pages_.begin(), pages_.end(), std::mt19937(2));  // as after hours of serving
@@ -59,8 +60,10 @@ int64_t ProfileSteps::num_pages(const StepShape& shape, int64_t num_steps) {
 void ProfileSteps::fill_pages(int64_t num_pages) {
   CHECK(num_pages <= static_cast<int64_t>(pages_.size()), num_pages, pages_.size());
   if (num_pages <= num_filled_) return;
-  const auto bytes = random_page(
-      kv_format_, model_config_.num_layers * kPageTokens * model_config_.kv_token_dim());
+  const int64_t num_layers = model_config_.num_layers + config_.speculative.num_modules();
+  auto bytes =
+      random_page(config_.kv_format, num_layers * kPageTokens * model_config_.kv_token_dim());
+  bytes.resize(executor_.memory().page_bytes);  // states at the page's end: zeros
   for (; num_filled_ < num_pages; ++num_filled_) {
     executor_.overwrite_page(pages_[num_filled_], bytes);
   }
@@ -79,6 +82,7 @@ void ProfileSteps::prepare(const StepShape& shape, int64_t num_steps) {
     plan.prefill_chunks.push_back(
         {slot, ChunkKind::kPrompt, static_cast<int32_t>(num_tokens - 1), 1, true});
   }
+  plan.next_draft_len = static_cast<int32_t>(shape.draft_len);
   launch(std::move(plan));
   executor_.collect();
   num_in_flight_ = 0;
@@ -101,6 +105,7 @@ StepPlan ProfileSteps::decode_plan(int64_t padded_rows) {
   StepPlan plan;
   for (SlotId slot = 0; slot < shape_.decode_rows; ++slot) plan.decode_rows.push_back({slot});
   plan.padded_num_decode_rows = static_cast<int32_t>(padded_rows);
+  plan.draft_len = plan.next_draft_len = static_cast<int32_t>(shape_.draft_len);
   return plan;
 }
 

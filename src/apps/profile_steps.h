@@ -14,13 +14,14 @@ namespace deepflight {
 class ProfileSteps {
  public:
   // The executor must run nothing else. Its pool is filled with random values at first use.
-  ProfileSteps(Executor& executor, const DeepseekConfig& model_config, KvFormat kv_format);
+  ProfileSteps(Executor& executor, const DeepseekConfig& model_config,
+               const ExecutorConfig& config);
 
-  // Pages that run() will need for the shape and so many steps.
+  // Pages that run() will need for the shape and so many steps, with every draft accepted.
   static int64_t num_pages(const StepShape& shape, int64_t num_steps);
 
   // Puts the sequences of a decode shape in place, for at most num_steps steps; nothing to do for
-  // a prefill shape. Contexts then grow by a token a step.
+  // a prefill shape. Contexts then grow by the tokens that a step accepts.
   void prepare(const StepShape& shape, int64_t num_steps);
 
   // Runs steps of the prepared shape, two in flight as in serving; returns when all are done.
@@ -37,7 +38,7 @@ class ProfileSteps {
 
   Executor& executor_;
   const DeepseekConfig& model_config_;
-  const KvFormat kv_format_;
+  const ExecutorConfig& config_;
   StepShape shape_;
   std::vector<PageId> pages_;  // filled ones, in the order in which sequences take them
   int64_t num_filled_ = 0;

@@ -205,6 +205,8 @@ void Generation::take(Item item) {
         make_error(ErrorCode::kTimedOut, "the request took longer than this server allows"));
   }
   CHECK(!outputs_[choice].finished(), choice);
+  num_drafts_ += event.num_drafts;
+  num_accepted_drafts_ += event.num_accepted_drafts;
   int64_t& num_cached = num_cached_tokens_[item.prompt_idx];
   num_cached = std::max<int64_t>(num_cached, event.num_cached_tokens);
   ChoiceDelta delta = outputs_[choice].take(std::move(event));
@@ -289,17 +291,22 @@ void Generation::log(int status) const {
   const Usage total = usage();
   spdlog::info(
       "request id={} path={} status={} stream={} prompts={} choices={} prompt_tokens={} "
-      "cached_tokens={} output_tokens={} first_token_ms={:.1f} total_ms={:.1f}",
+      "cached_tokens={} output_tokens={} accepted_drafts={} first_token_ms={:.1f} total_ms={:.1f}",
       info_.x_request_id,
       info_.endpoint == Endpoint::kChat ? "/v1/chat/completions" : "/v1/completions", status,
       request_.output.stream, prompts_.size(), outputs_.size(), total.num_prompt_tokens,
-      total.num_cached_tokens, total.num_completion_tokens,
+      total.num_cached_tokens, total.num_completion_tokens, total.num_accepted_drafts,
       static_cast<double>(first_token_us) * 1e-3,
       static_cast<double>(monotonic_us() - start_us_) * 1e-3);
 }
 
 Usage Generation::usage() const {
   Usage usage{.num_prompt_tokens = num_prompt_tokens_};
+  const ModelInfo& model = context_->service.model_info();
+  usage.has_drafts = model.draft_len > 0;
+  usage.num_drafts = num_drafts_;
+  usage.num_accepted_drafts = num_accepted_drafts_;
+  usage.simulated_acceptance = model.simulated_acceptance;
   for (const int64_t num_cached : num_cached_tokens_) usage.num_cached_tokens += num_cached;
   for (const ChoiceOutput& output : outputs_) {
     usage.num_completion_tokens += output.num_tokens();

@@ -132,6 +132,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<ChoiceDelta> choices_;  // whole choices so far, if not streaming
   std::vector<LogprobCursor> cursors_;
   std::vector<int64_t> num_cached_tokens_;  // of each prompt
+  int64_t num_drafts_ = 0;
+  int64_t num_accepted_drafts_ = 0;
   size_t num_unfinished_ = 0;
   bool ended_ = false;
   std::string pending_;  // stream bytes not yet handed to the writer

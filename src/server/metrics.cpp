@@ -89,6 +89,27 @@ void add_memory(const DeviceMemory& memory, Snapshot* snapshot) {
   }
 }
 
+void add_drafts(const ServiceStats& stats, Snapshot* snapshot) {
+  const DraftStats& drafts = stats.drafts;
+  snapshot->count("vllm:spec_decode_num_drafts_total", "Decode rows with drafts to verify.",
+                  drafts.num_rows);
+  snapshot->count("vllm:spec_decode_num_draft_tokens_total", "Draft tokens verified.",
+                  drafts.num_draft_tokens);
+  snapshot->count("vllm:spec_decode_num_accepted_tokens_total", "Of these, accepted.",
+                  drafts.num_accepted);
+  snapshot->family("vllm:spec_decode_num_accepted_tokens_per_pos_total",
+                   "Draft tokens accepted, by their place behind the row's last token.",
+                   MetricType::Counter);
+  for (size_t i = 0; i < drafts.num_accepted_at.size(); ++i) {
+    snapshot->add_labelled("position", std::to_string(i).c_str(),
+                           static_cast<double>(drafts.num_accepted_at[i]));
+  }
+  snapshot->gauge("deepflight:simulated_acceptance",
+                  "Probability with which drafts are accepted whatever the model says "
+                  "(--mtp-simulate-acceptance); -1: they are verified.",
+                  stats.simulated_acceptance);
+}
+
 }  // namespace
 
 ServerMetrics::ServerMetrics(const std::string& model_name)
@@ -187,6 +208,7 @@ std::string ServerMetrics::text(const ServiceStats& stats, int64_t num_in_flight
             static_cast<double>(num_used));
   now.gauge("deepflight:kv_pages_cached", "KV pages that nothing holds, kept as prefix cache.",
             static_cast<double>(stats.num_cached_pages));
+  add_drafts(stats, &now);
   add_memory(stats.memory, &now);
   now.count("deepflight:steps_total", "Steps issued to the device.", stats.num_steps);
   now.count("deepflight:graph_steps_total", "Of these, captured decode steps.",

@@ -102,6 +102,7 @@ void RequestParser::parse_sampling() {
   fields_.integers("stop_token_ids", kMaxStopTokenIds, 0, limits_.vocab_size - 1,
                    sampling.stop_token_ids);
   fields_.boolean("ignore_eos", sampling.ignore_eos);
+  fields_.boolean("mtp", sampling.use_drafts);
   int best_of = sampling.num_choices;
   if (fields_.integer("best_of", 1, kMaxChoices, best_of) && best_of != sampling.num_choices) {
     error_ = unsupported_field("best_of", "other than n is");

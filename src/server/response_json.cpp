@@ -41,8 +41,15 @@ Json usage_json(const Usage& usage, Endpoint endpoint) {
                {"completion_tokens", usage.num_completion_tokens},
                {"prompt_tokens_details", {{"cached_tokens", usage.num_cached_tokens}}}};
   if (endpoint == Endpoint::kChat) {
-    json["completion_tokens_details"] = {{"reasoning_tokens", usage.num_reasoning_tokens}};
+    json["completion_tokens_details"]["reasoning_tokens"] = usage.num_reasoning_tokens;
   }
+  // OpenAI's names for predicted output.
+  if (usage.has_drafts) {
+    json["completion_tokens_details"]["accepted_prediction_tokens"] = usage.num_accepted_drafts;
+    json["completion_tokens_details"]["rejected_prediction_tokens"] =
+        usage.num_drafts - usage.num_accepted_drafts;
+  }
+  if (usage.simulated_acceptance >= 0) json["simulated_acceptance"] = usage.simulated_acceptance;
   return json;
 }
 

@@ -18,6 +18,11 @@ struct Usage {
   int64_t num_cached_tokens = 0;  // of the prompt
   int64_t num_completion_tokens = 0;
   int64_t num_reasoning_tokens = 0;  // of the completion
+  // Of an engine with drafts: those verified for the request, and those accepted.
+  bool has_drafts = false;
+  int64_t num_drafts = 0;
+  int64_t num_accepted_drafts = 0;
+  float simulated_acceptance = -1.0f;  // negative: not simulated
 };
 
 // What all chunks and the whole response of one request have in common.

@@ -58,6 +58,30 @@ TEST_F(ServerTest, ChatSplitsReasoningAndCountsTokens) {
   EXPECT_EQ(request.request_id, response["id"]);
 }
 
+TEST_F(ServerTest, UsageTellsWhatBecameOfDrafts) {
+  auto events = thinking_answer();
+  events.front().num_drafts = 3;
+  events.front().num_accepted_drafts = 2;
+  events.back().num_drafts = 3;
+  service.info.draft_len = 3;
+  answer_with(std::move(events));
+  start();
+  const json details = chat({{"model", "tiny"}})["usage"]["completion_tokens_details"];
+  EXPECT_EQ(details, json({{"reasoning_tokens", 10},
+                           {"accepted_prediction_tokens", 2},
+                           {"rejected_prediction_tokens", 4}}));
+  EXPECT_TRUE(service.request().sampling.use_drafts);
+}
+
+TEST_F(ServerTest, DraftsAreSwitchedOffByRequestAndSimulationIsLabelled) {
+  service.info.draft_len = 1;
+  service.info.simulated_acceptance = 0.5f;
+  answer_with({text_event("hello"), end_event(FinishReason::kStop)});
+  start();
+  EXPECT_EQ(chat({{"mtp", false}})["usage"]["simulated_acceptance"], 0.5);
+  EXPECT_FALSE(service.request().sampling.use_drafts);
+}
+
 TEST_F(ServerTest, ReasoningStaysInContentWhenAskedTo) {
   answer_with(thinking_answer());
   start();

@@ -150,5 +150,30 @@ TEST_F(GreedyRoads, AfterForcedPreemption) {
   EXPECT_GT(road.stats().num_preemptions, 10);
 }
 
+// Drafts change how many tokens a step gives, not which: with everything above at once.
+TEST_F(GreedyRoads, WithDrafts) {
+  for (const int draft_len : {1, 3}) {
+    SCOPED_TRACE(draft_len);
+    EngineOptions options = base_options();
+    options.mtp.draft_len = draft_len;
+    options.chunk_tokens = 48;
+    options.max_batched_tokens = 192;
+    Road road(options);
+    expect_same(road.run(32));
+    EXPECT_GT(road.stats().prefix_hit_tokens, 0);
+    EXPECT_GT(road.stats().drafts.tokens_per_row(), draft_len + 0.7);
+  }
+}
+
+TEST_F(GreedyRoads, WithDraftsAfterForcedPreemption) {
+  EngineOptions options = base_options();
+  options.mtp.draft_len = 2;
+  options.max_model_len = 1024;
+  options.kv_cache_mib = 25;
+  Road road(options);
+  expect_same(road.run(32));
+  EXPECT_GT(road.stats().num_preemptions, 10);
+}
+
 }  // namespace
 }  // namespace deepflight

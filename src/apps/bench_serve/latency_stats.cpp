@@ -89,6 +89,10 @@ LoadSummary summarize(const std::vector<RequestRecord>& records, const Slo& slo)
     summary.num_prompt_tokens += record.num_prompt_tokens;
     summary.num_output_tokens += record.num_output_tokens;
     summary.num_chunks += record.num_chunks();
+    summary.num_accepted_drafts += record.num_accepted_drafts;
+    summary.num_rejected_drafts += record.num_rejected_drafts;
+    summary.simulated_acceptance =
+        std::max(summary.simulated_acceptance, record.simulated_acceptance);
     summary.num_good += slo.is_met_by(record);
     ttft.push_back(record.ttft_ms());
     e2e.push_back(record.e2e_ms());

@@ -53,6 +53,9 @@ struct LoadSummary {
   int64_t num_prompt_tokens = 0;  // of requests done
   int64_t num_output_tokens = 0;
   int64_t num_chunks = 0;
+  int64_t num_accepted_drafts = 0;
+  int64_t num_rejected_drafts = 0;
+  double simulated_acceptance = -1.0;  // not negative: of any request
   double mean_concurrency = 0;
   int64_t max_concurrency = 0;
   int64_t num_good = 0;  // done within the SLO

@@ -58,12 +58,23 @@ json summary_json(const LoadSummary& summary, const Slo& slo) {
       {"e2e_ms", distribution_json(summary.e2e)},
       {"send_lag_ms", distribution_json(summary.lag)},
   };
+  if (summary.num_accepted_drafts + summary.num_rejected_drafts > 0) {
+    result["drafts"] = {{"accepted", summary.num_accepted_drafts},
+                        {"rejected", summary.num_rejected_drafts}};
+  }
+  if (summary.simulated_acceptance >= 0) {
+    result["simulated_acceptance"] = summary.simulated_acceptance;
+  }
   if (slo.is_set()) {
     result["goodput"] = {{"share", summary.good_share()},
                          {"requests_per_s", summary.per_second(summary.num_good)},
                          {"qpm", 60 * summary.per_second(summary.num_good)}};
   }
   return result;
+}
+
+int64_t num_drafts(const LoadSummary& summary) {
+  return summary.num_accepted_drafts + summary.num_rejected_drafts;
 }
 
 std::string limits_text(const Slo& slo) {
@@ -119,6 +130,17 @@ std::vector<std::pair<std::string, std::string>> report_figures(const LoadReport
                                 ratio(summary.num_prompt_tokens, summary.num_done),
                                 ratio(summary.num_output_tokens, summary.num_done),
                                 ratio(summary.num_output_tokens, summary.num_chunks)));
+  if (num_drafts(summary) > 0) {
+    rows.emplace_back(
+        "drafts accepted",
+        fmt::format("{:.1f} % of {}", 100 * ratio(summary.num_accepted_drafts, num_drafts(summary)),
+                    num_drafts(summary)));
+  }
+  if (summary.simulated_acceptance >= 0) {
+    rows.emplace_back("SIMULATED",
+                      fmt::format("drafts accepted with probability {:g}, whatever the model said",
+                                  summary.simulated_acceptance));
+  }
   rows.emplace_back("requests/s", fmt::format("{:.3f} (QPM {:.1f})",
                                               summary.per_second(summary.num_done), summary.qpm()));
   rows.emplace_back("output tokens/s",

@@ -21,6 +21,9 @@ struct RequestRecord {
   int64_t asked_output_tokens = 0;  // 0: the model may stop by itself
   int64_t num_prompt_tokens = 0;    // as the server's usage says
   int64_t num_output_tokens = 0;
+  int64_t num_accepted_drafts = 0;  // the same, of a server that makes drafts
+  int64_t num_rejected_drafts = 0;
+  double simulated_acceptance = -1.0;  // not negative: the server accepts drafts by chance
 
   bool interrupted = false;    // ended by us; counts neither as done nor as failed
   std::string failure;         // its kind ("HTTP 503"); empty: none

@@ -71,6 +71,18 @@ void StreamTimer::note_tokens(int64_t now_us) {
   record_.last_us = now_us;
 }
 
+void StreamTimer::note_drafts(const json& usage) {
+  const auto details = usage.find("completion_tokens_details");
+  if (details != usage.end() && details->is_object()) {
+    record_.num_accepted_drafts = integer(*details, "accepted_prediction_tokens");
+    record_.num_rejected_drafts = integer(*details, "rejected_prediction_tokens");
+  }
+  const auto simulated = usage.find("simulated_acceptance");
+  if (simulated != usage.end() && simulated->is_number()) {
+    record_.simulated_acceptance = simulated->get<double>();
+  }
+}
+
 bool StreamTimer::on_event(std::string_view data, int64_t now_us) {
   if (data == "[DONE]") {
     is_done_ = true;
@@ -90,6 +102,7 @@ bool StreamTimer::on_event(std::string_view data, int64_t now_us) {
     // Usage in every chunk says it best, if the server sends that.
     tokens = num_tokens > record_.num_output_tokens && has_entries(chunk, "choices");
     record_.num_output_tokens = num_tokens;
+    note_drafts(*usage);
   }
   if (!tokens && has_entries(chunk, "choices")) {
     const json& choice = chunk["choices"][0];

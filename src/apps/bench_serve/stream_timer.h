@@ -26,6 +26,7 @@ class StreamTimer {
   RequestRecord finish(const Result<HttpResponse>& response, int64_t now_us);
 
  private:
+  void note_drafts(const nlohmann::json& usage);
   bool carries_tokens(const nlohmann::json& choice) const;
   void note_tokens(int64_t now_us);
   bool fail(std::string kind, std::string_view detail);

@@ -40,6 +40,19 @@ TEST(StreamTimer, TimesAChat) {
   EXPECT_DOUBLE_EQ(record.tpot_ms(), 0.15);
 }
 
+TEST(StreamTimer, ReadsWhatBecameOfDrafts) {
+  const RequestRecord record =
+      time_chat({{2600, R"({"choices":[{"delta":{"content":"Yes"}}]})"},
+                 {3001, R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,)"
+                        R"("completion_tokens_details":{"accepted_prediction_tokens":3,)"
+                        R"("rejected_prediction_tokens":2},"simulated_acceptance":0.5}})"},
+                 {3002, "[DONE]"}});
+  EXPECT_TRUE(record.ok()) << record.failure;
+  EXPECT_EQ(record.num_accepted_drafts, 3);
+  EXPECT_EQ(record.num_rejected_drafts, 2);
+  EXPECT_EQ(record.simulated_acceptance, 0.5);
+}
+
 TEST(StreamTimer, ACompletionsChunkMayHaveNoText) {
   const RequestRecord record =
       time_chat({{2000, R"({"choices":[{"text":"","finish_reason":null}]})"},

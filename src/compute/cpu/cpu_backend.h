@@ -84,6 +84,15 @@ class CpuBackend final : public Backend {
   void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
               const SampledTokens& sampled) override;
 
+  void shift_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                    int64_t level, const TensorView& states, const TensorView& out) override;
+  void keep_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                   int64_t level, const TensorView& states) override;
+  void begin_drafts(const StepState& state, const StepInputs& inputs, const SampledTokens& sampled,
+                    const DraftInputs& drafts) override;
+  void take_drafts(const StepState& state, const TensorView& logits, int64_t draft_idx,
+                   const DraftInputs& drafts) override;
+
  private:
   // Runs body(row) over rows, on all threads where there is enough work.
   void for_rows(int64_t num_rows, int64_t row_cost, const std::function<void(int64_t)>& body);

@@ -41,10 +41,45 @@ void write_top_logprobs(const float* logits, int64_t vocab_size, double normaliz
   }
 }
 
+// A row's slot, and its drafts that count as output for it.
+struct RowPlace {
+  const StepState& state;
+  int32_t slot;
+  int64_t num_drafts;
+
+  int32_t draft(int64_t i) const { return state.draft_tokens.row<int32_t>(slot)[i]; }
+  int32_t num_outputs() const {
+    return state.num_outputs.data<int32_t>()[slot] + static_cast<int32_t>(num_drafts);
+  }
+  // Occurrences in the output, drafts included.
+  const int32_t* output_counts(int64_t vocab_size) const {
+    const int32_t* counts = state.output_counts.row<int32_t>(slot);
+    if (num_drafts == 0) return counts;
+    thread_local std::vector<int32_t> copy;
+    copy.assign(counts, counts + vocab_size);
+    for (int64_t i = 0; i < num_drafts; ++i) {
+      if (draft(i) >= 0) ++copy[draft(i)];
+    }
+    return copy.data();
+  }
+  bool thinking() const {
+    bool thinking = state.thinking.data<int32_t>()[slot] != 0;
+    for (int64_t i = 0; i < num_drafts; ++i) {
+      if (draft(i) == state.sampling[slot].think_start) thinking = true;
+      if (draft(i) == state.sampling[slot].think_end) thinking = false;
+    }
+    return thinking;
+  }
+};
+
 // Order as in vLLM: repetition, frequency, presence, then bias and bans.
-void adjust_logits(const StepState& state, int32_t slot, float* logits, int64_t vocab_size) {
+void adjust_logits(const RowPlace& place, float* logits, int64_t vocab_size) {
+  const StepState& state = place.state;
+  const int32_t slot = place.slot;
   const SlotSampling& params = state.sampling[slot];
-  const int32_t* counts = state.output_counts.row<int32_t>(slot);
+  const bool has_penalties = params.repetition_penalty != 1.0f ||
+                             params.frequency_penalty != 0.0f || params.presence_penalty != 0.0f;
+  const int32_t* counts = has_penalties ? place.output_counts(vocab_size) : nullptr;
   const uint8_t* in_prompt = state.prompt_seen.row<uint8_t>(slot);
   if (params.repetition_penalty != 1.0f) {
     for (int64_t i = 0; i < vocab_size; ++i) {
@@ -63,7 +98,7 @@ void adjust_logits(const StepState& state, int32_t slot, float* logits, int64_t 
   for (int32_t i = 0; i < params.num_biases; ++i) {
     logits[state.bias_ids.row<int32_t>(slot)[i]] += state.bias_values.row<float>(slot)[i];
   }
-  if (state.num_outputs.data<int32_t>()[slot] < params.min_tokens) {
+  if (place.num_outputs() < params.min_tokens) {
     for (int32_t i = 0; i < params.num_banned; ++i) {
       logits[state.banned_ids.row<int32_t>(slot)[i]] = -INFINITY;
     }
@@ -122,6 +157,33 @@ int32_t draw(const SlotSampling& params, const float* logits, int64_t vocab_size
   return order[count - 1];
 }
 
+// Relaxed acceptance: the draft is one of the best, and not much worse than the very best.
+bool passes_relaxed(const SlotSampling& params, const float* logits, int64_t vocab_size,
+                    int32_t draft) {
+  const auto num_better = std::count_if(logits, logits + vocab_size, [&](const float& other) {
+    return other > logits[draft] || (other == logits[draft] && &other < logits + draft);
+  });
+  if (num_better >= params.relaxed_topn) return false;
+  const double normalizer = log_sum_exp(logits, vocab_size);
+  const double best = std::exp(logits[arg_max(logits, vocab_size)] - normalizer);
+  return std::exp(logits[draft] - normalizer) >= best - params.relaxed_delta;
+}
+
+// What becomes of a row's sampled token where its next draft need not equal it. `logits`: adjusted.
+int32_t accept_draft(const RowPlace& place, const float* logits, int64_t vocab_size,
+                     int32_t sampled) {
+  const SlotSampling& params = place.state.sampling[place.slot];
+  const int32_t draft = place.draft(place.num_drafts);
+  if (draft < 0) return sampled;
+  if (params.simulated_acceptance >= 0.0f) {
+    const double uniform = philox_uniform(~params.seed, static_cast<uint32_t>(place.num_outputs()));
+    if (uniform < params.simulated_acceptance) return draft;
+    return sampled == draft ? static_cast<int32_t>((sampled + 1) % vocab_size) : sampled;
+  }
+  if (params.relaxed_topn == 0 || !place.thinking()) return sampled;
+  return passes_relaxed(params, logits, vocab_size, draft) ? draft : sampled;
+}
+
 }  // namespace
 
 void CpuBackend::sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
@@ -153,14 +215,18 @@ void CpuBackend::sample(const StepState& state, const StepInputs& inputs, const 
                          sampled.top_ids.row<int32_t>(row), sampled.top_logprobs.row<float>(row));
       raw.assign(values, values + vocab_size);
     }
-    adjust_logits(state, slot, values, vocab_size);
+    const RowPlace place{state, slot, inputs.draft_idx(row)};
+    adjust_logits(place, values, vocab_size);
     int32_t token;
     if (params.temperature == 0.0f) {
       token = arg_max(values, vocab_size);
     } else {
-      const auto counter = static_cast<uint32_t>(state.num_outputs.data<int32_t>()[slot]);
+      const auto counter = static_cast<uint32_t>(place.num_outputs());
       token = draw(params, values, vocab_size, philox_uniform(params.seed, counter));
     }
+    const bool before_draft =
+        row < inputs.num_decode_tokens() && place.num_drafts < inputs.draft_len;
+    if (before_draft) token = accept_draft(place, values, vocab_size, token);
     sampled.tokens.data<int32_t>()[row] = token;
     if (wants_logprobs) {
       sampled.logprobs.data<float>()[row] = static_cast<float>(raw[token] - normalizer);

@@ -37,6 +37,10 @@ void CpuBackend::apply_deltas(const StepState& state, const StepDeltas& deltas) 
     state.num_outputs.data<int32_t>()[delta.slot] = delta.num_outputs;
     state.kv_lens.data<int32_t>()[delta.slot] = delta.kv_len;
     state.sampling[delta.slot] = sampling;
+    if (state.thinking) state.thinking.data<int32_t>()[delta.slot] = delta.thinking;
+    if (state.draft_tokens) {
+      std::fill_n(state.draft_tokens.row<int32_t>(delta.slot), state.draft_tokens.dim(1), -1);
+    }
   }
   for (int64_t i = 0; i < deltas.num_page_grants; ++i) {
     const int32_t slot = deltas.grant_slots.data<int32_t>()[i];
@@ -50,30 +54,52 @@ void CpuBackend::apply_deltas(const StepState& state, const StepDeltas& deltas) 
 
 void CpuBackend::prepare_step(const StepState& state, const StepInputs& inputs) {
   const auto* slots = inputs.absorbed.slots.data<int32_t>();
+  const auto row_len = static_cast<int32_t>(1 + inputs.draft_len);
   for (int64_t row = 0; row < inputs.num_decode_rows; ++row) {
-    const bool padding = slots[row] < 0;
-    const int32_t kv_len = padding ? 0 : state.kv_lens.data<int32_t>()[slots[row]];
-    inputs.token_ids.data<int32_t>()[row] =
-        padding ? 0 : state.last_tokens.data<int32_t>()[slots[row]];
-    inputs.positions.data<int32_t>()[row] = kv_len;
-    inputs.absorbed.kv_lens.data<int32_t>()[row] = padding ? 0 : kv_len + 1;
+    const int32_t slot = slots[row];
+    const bool padding = slot < 0;
+    const int32_t kv_len = padding ? 0 : state.kv_lens.data<int32_t>()[slot];
+    for (int32_t i = 0; i < row_len; ++i) {
+      const int64_t token = row * row_len + i;
+      const int32_t id = padding  ? 0
+                         : i == 0 ? state.last_tokens.data<int32_t>()[slot]
+                                  : state.draft_tokens.row<int32_t>(slot)[i - 1];
+      inputs.token_ids.data<int32_t>()[token] = std::max(id, 0);
+      inputs.positions.data<int32_t>()[token] = padding ? 0 : kv_len + i;
+    }
+    inputs.absorbed.kv_lens.data<int32_t>()[row] = padding ? 0 : kv_len + row_len;
   }
 }
 
 void CpuBackend::update_state(const StepState& state, const StepInputs& inputs,
                               const SampledTokens& sampled) {
   const auto* slots = inputs.token_slots.data<int32_t>();
-  for (int64_t token = 0; token < inputs.num_tokens; ++token) {
-    if (slots[token] < 0) continue;
+  for (int64_t token = inputs.num_decode_tokens(); token < inputs.num_tokens; ++token) {
     state.kv_lens.data<int32_t>()[slots[token]] = inputs.positions.data<int32_t>()[token] + 1;
   }
-  for (int64_t row = 0; row < inputs.num_sampled_rows; ++row) {
-    const int32_t slot = inputs.sampled_slots.data<int32_t>()[row];
+  for (int64_t result = 0; result < inputs.num_results(); ++result) {
+    const int64_t first = inputs.first_row(result);
+    const int32_t slot = inputs.sampled_slots.data<int32_t>()[first];
     if (slot < 0) continue;
-    const int32_t token = sampled.tokens.data<int32_t>()[row];
-    state.last_tokens.data<int32_t>()[slot] = token;
-    ++state.num_outputs.data<int32_t>()[slot];
-    ++state.output_counts.row<int32_t>(slot)[token];
+    const int32_t* tokens = sampled.tokens.data<int32_t>() + first;
+    int32_t num_accepted = 1;
+    if (result < inputs.num_decode_rows) {
+      while (num_accepted <= inputs.draft_len &&
+             state.draft_tokens.row<int32_t>(slot)[num_accepted - 1] == tokens[num_accepted - 1]) {
+        ++num_accepted;
+      }
+      state.kv_lens.data<int32_t>()[slot] += num_accepted;
+    }
+    for (int32_t i = 0; i < num_accepted; ++i) {
+      ++state.output_counts.row<int32_t>(slot)[tokens[i]];
+      if (!state.thinking) continue;
+      const SlotSampling& sampling = state.sampling[slot];
+      if (tokens[i] == sampling.think_start) state.thinking.data<int32_t>()[slot] = 1;
+      if (tokens[i] == sampling.think_end) state.thinking.data<int32_t>()[slot] = 0;
+    }
+    state.num_outputs.data<int32_t>()[slot] += num_accepted;
+    state.last_tokens.data<int32_t>()[slot] = tokens[num_accepted - 1];
+    if (sampled.num_accepted) sampled.num_accepted.data<int32_t>()[result] = num_accepted;
   }
 }
 

@@ -39,7 +39,8 @@ void set_pool(const TensorView& latent, const StepState& state, const StepInputs
   problem->latent_stride = latent.stride(0);
   problem->pool.base = pool.base;
   problem->pool.format = pool_format(pool.format);
-  problem->pool.num_layers = pool.num_layers;
+  CHECK(layer < pool.num_layers, layer, pool.num_layers);
+  problem->pool.page_stride_bytes = pool.page_stride_bytes();
   problem->pool.layer = layer;
   problem->pool.token_dim = pool.token_dim;
   problem->pool.scale = pool.scale;

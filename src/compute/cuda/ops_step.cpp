@@ -46,6 +46,12 @@ cuda_step_state::State state_problem(const StepState& state) {
     problem.max_banned = state.banned_ids.dim(1);
   }
   problem.sampling = state.sampling;
+  if (state.draft_tokens) {
+    problem.draft_tokens = state.draft_tokens.data<int32_t>();
+    problem.draft_stride = state.draft_tokens.stride(0);
+    problem.max_draft_len = state.draft_tokens.dim(1);
+  }
+  problem.thinking = data_or_null<int32_t>(state.thinking);
   return problem;
 }
 
@@ -73,6 +79,8 @@ void CudaBackend::prepare_step(const StepState& state, const StepInputs& inputs)
   cuda_step_state::PrepareProblem problem;
   problem.state = state_problem(state);
   problem.num_rows = inputs.num_decode_rows;
+  problem.draft_len = inputs.draft_len;
+  CHECK(inputs.draft_len <= problem.state.max_draft_len, inputs.draft_len);
   problem.slots = inputs.absorbed.slots.data<int32_t>();
   problem.token_ids = inputs.token_ids.data<int32_t>();
   problem.positions = inputs.positions.data<int32_t>();
@@ -93,6 +101,9 @@ void CudaBackend::update_state(const StepState& state, const StepInputs& inputs,
   problem.num_sampled_rows = inputs.num_sampled_rows;
   problem.sampled_slots = data_or_null<int32_t>(inputs.sampled_slots);
   problem.sampled_tokens = data_or_null<int32_t>(sampled.tokens);
+  problem.num_decode_rows = inputs.num_decode_rows;
+  problem.draft_len = inputs.draft_len;
+  problem.num_accepted = data_or_null<int32_t>(sampled.num_accepted);
   cuda_step_state::update_state(problem, impl_->main.stream.get());
 }
 
@@ -140,6 +151,13 @@ void CudaBackend::sample(const StepState& state, const StepInputs& inputs, const
   problem.bias_values_stride = state.bias_values.stride(0);
   problem.banned_ids = state.banned_ids.data<int32_t>();
   problem.banned_stride = state.banned_ids.stride(0);
+  if (inputs.draft_len > 0) {
+    problem.num_decode_tokens = inputs.num_decode_tokens();
+    problem.draft_len = inputs.draft_len;
+    problem.draft_tokens = state.draft_tokens.data<int32_t>();
+    problem.draft_stride = state.draft_tokens.stride(0);
+    problem.thinking = data_or_null<int32_t>(state.thinking);
+  }
   problem.max_logprobs = sampled.max_logprobs;
   problem.tokens = data_or_null<int32_t>(sampled.tokens);
   problem.logprobs = data_or_null<float>(sampled.logprobs);

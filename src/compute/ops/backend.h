@@ -161,13 +161,16 @@ class Backend {
   // --- step inputs and state
   // Resets the rows of admitted slots (zero, then what the delta says) and extends page tables.
   virtual void apply_deltas(const StepState& state, const StepDeltas& deltas) = 0;
-  // Derives token ids and positions of decode rows from the state: token_ids[r] =
-  // last_tokens[slot], positions[r] = kv_lens[slot], absorbed.kv_lens[r] = kv_lens[slot] + 1 for
-  // r < num_decode_rows (0, 0 and 0 in padding rows). Chunk entries are already filled by the host.
+  // Derives token ids and positions of decode rows from the state: a row's tokens are
+  // last_tokens[slot], then draft_tokens[slot] (0 where there is no guess), at positions
+  // kv_lens[slot] and on; absorbed.kv_lens[r] = kv_lens[slot] + 1 + draft_len (all 0 in padding
+  // rows). Chunk entries are already filled by the host.
   // Also derives what the attention ops need from the lengths alone, once a step.
   virtual void prepare_step(const StepState& state, const StepInputs& inputs) = 0;
-  // After sampling: adds the step's tokens to kv_lens, stores sampled tokens as last_tokens and
-  // counts them in num_outputs and output_counts.
+  // After sampling: accepts, of each decode row, the first sampled token and then as long as the
+  // drafts before them are what was sampled; adds the step's tokens (of a decode row: as many as
+  // were accepted) to kv_lens, stores the last accepted token in last_tokens, counts all accepted
+  // ones in num_outputs and output_counts, and follows them in and out of thinking.
   virtual void update_state(const StepState& state, const StepInputs& inputs,
                             const SampledTokens& sampled) = 0;
 
@@ -247,8 +250,36 @@ class Backend {
   // arg max (temperature 0) or a draw from the top-k, top-p and min-p filtered distribution with
   // the uniform number philox(seed, num_outputs): the same whatever the batch. Logits that are not
   // finite (broken weights) give token 0 and are told in sampled.first_bad_row.
+  //
+  // A row with draft_idx j > 0 samples as if the j drafts before it were output already: they count
+  // for penalties, min_tokens and the number of the draw. So what update_state accepts is, token
+  // for token, what steps without drafts would have sampled. It is also exact rejection sampling: a
+  // draft x is kept with probability p(x), and what comes in its place is p without x.
+  // Relaxed and simulated acceptance (SlotSampling) put the draft in the place of the sampled
+  // token.
   virtual void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
                       const SampledTokens& sampled) = 0;
+
+  // --- drafts
+  // An MTP module reads, at the position of token t, the token and the state that the main model
+  // (level 0) had at the token before it. out[t] = states of the token before t: 0 at position 0;
+  // the row before, where that is of the same sequence; else what keep_states left: in the page's
+  // tail at a page's first position, else in carried_states. Tokens are those of inputs.token_slots
+  // and positions; states, out: [num_tokens, hidden].
+  virtual void shift_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                            int64_t level, const TensorView& states, const TensorView& out) = 0;
+  // Keeps the states of tokens at a page's last position in the page's tail, and of the last token
+  // of each run of one slot's tokens in carried_states. After shift_states.
+  virtual void keep_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                           int64_t level, const TensorView& states) = 0;
+  // After update_state: fills all of `drafts` but the views that are the step's own (0 in padding
+  // rows) and takes the slots' old drafts away.
+  virtual void begin_drafts(const StepState& state, const StepInputs& inputs,
+                            const SampledTokens& sampled, const DraftInputs& drafts) = 0;
+  // The arg max of each sequence's logits (F32 [num_results, vocab]) becomes draft number
+  // `draft_idx` of its slot, if the slot is to have so many, and the next token of drafts.chain.
+  virtual void take_drafts(const StepState& state, const TensorView& logits, int64_t draft_idx,
+                           const DraftInputs& drafts) = 0;
 };
 
 }  // namespace deepflight

@@ -20,6 +20,19 @@ struct SlotSampling {
   int32_t num_banned;    // entries of banned_ids that may not come before min_tokens
   int32_t min_tokens;
   uint64_t seed;
+
+  // Drafts. max_drafts 0: none are made for the slot.
+  int32_t max_drafts;
+  // Relaxed acceptance, between the two tokens (-1: no such token): a draft is taken as the sampled
+  // token if it is among the relaxed_topn most likely ones (0: strict) with a probability of at
+  // least the best one's minus relaxed_delta.
+  int32_t relaxed_topn;
+  float relaxed_delta;
+  int32_t think_start;
+  int32_t think_end;
+  // Negative: off. Else drafts are accepted with this probability whatever the model says, to
+  // measure speed with weights that mean nothing.
+  float simulated_acceptance;
 };
 
 // A sequence takes a slot: the slot's rows are reset to what its known tokens say.
@@ -35,6 +48,7 @@ struct SlotDelta {
   int32_t num_prompt_tokens;
   int32_t first_bias;    // of sampling.num_biases in bias_ids and bias_values
   int32_t first_banned;  // of sampling.num_banned in banned_ids
+  int32_t thinking;      // whether the known tokens end inside <think>
   SlotSampling sampling;
 };
 

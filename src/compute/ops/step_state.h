@@ -12,7 +12,7 @@ namespace deepflight {
 
 inline constexpr int kKvPageTokens = 64;  // tokens of a KV page
 
-// Arrays indexed by slot.
+// Arrays indexed by slot. The last three are empty without drafts.
 struct StepState {
   TensorView last_tokens;            // I32 [num_slots]: sampled, KV not yet written
   TensorView kv_lens;                // I32 [num_slots]: tokens whose KV is in the pages
@@ -24,6 +24,10 @@ struct StepState {
   TensorView bias_values;            // F32 [num_slots, max_biases]
   TensorView banned_ids;             // I32 [num_slots, max_banned]
   SlotSampling* sampling = nullptr;  // [num_slots]
+  // Guesses for the tokens after last_tokens, which the next step verifies; -1: no guess.
+  TensorView draft_tokens;    // I32 [num_slots, max draft_len]
+  TensorView thinking;        // I32 [num_slots]: 1 between SlotSampling::think_start and think_end
+  TensorView carried_states;  // [num_slots, levels * hidden]: see Backend::shift_states
 };
 
 // What the host changes in the state before a step's work, in one staging copy: sequences that take
@@ -42,7 +46,9 @@ struct StepDeltas {
   TensorView grant_pages;     // I32 [num_page_grants]
 };
 
-// The KV pool: one page holds its tokens for all layers, [page][layer][64][token].
+// The KV pool: one page holds its tokens for all layers, [page][layer][64][token], and after them,
+// where drafts are made, the states of its last token ([levels * hidden], activation dtype): what
+// an MTP module needs to go on behind the page (Backend::shift_states).
 // kF8E4M3 has one scale for the whole pool: stored value = e4m3(value / scale).
 enum class KvFormat : uint8_t { kF32, kBF16, kF8E4M3 };
 
@@ -51,14 +57,16 @@ struct KvPool {
   KvFormat format = KvFormat::kF32;
   int64_t num_pages = 0;
   int64_t num_layers = 0;
-  int64_t token_dim = 0;  // latent + rope elements
-  float scale = 1.0f;     // of kF8E4M3
+  int64_t token_dim = 0;   // latent + rope elements
+  float scale = 1.0f;      // of kF8E4M3
+  int64_t tail_bytes = 0;  // of the states; a multiple of 16
   int64_t element_bytes() const {
     return format == KvFormat::kF32 ? 4 : format == KvFormat::kBF16 ? 2 : 1;
   }
   int64_t token_bytes() const { return token_dim * element_bytes(); }
   int64_t layer_stride_bytes() const { return kKvPageTokens * token_bytes(); }
-  int64_t page_stride_bytes() const { return num_layers * layer_stride_bytes(); }
+  int64_t tail_offset_bytes() const { return num_layers * layer_stride_bytes(); }
+  int64_t page_stride_bytes() const { return tail_offset_bytes() + tail_bytes; }
   int64_t size_bytes() const { return num_pages * page_stride_bytes(); }
 };
 
@@ -78,10 +86,12 @@ struct AttentionBatch {
 // is computed like any other, from token 0 at position 0 with no KV, writes no KV, samples token 0
 // and changes no state.
 //
-// Decode rows come first (one token a row), then chunks whose tokens attend in the absorbed
-// form, then chunks that attend in the expanded form.
+// Decode rows come first (a slot's last token, then its draft_len drafts), then chunks whose tokens
+// attend in the absorbed form, then chunks that attend in the expanded form. Sampled rows are all
+// tokens of the decode rows, then the last tokens of chunks that sample.
 struct StepInputs {
   int64_t num_decode_rows = 0;
+  int64_t draft_len = 0;  // drafts of a decode row
   int64_t num_tokens = 0;
   int64_t num_absorbed_tokens = 0;  // decode rows included
   TensorView token_ids;             // I32 [num_tokens]
@@ -92,6 +102,29 @@ struct StepInputs {
   int64_t num_sampled_rows = 0;
   TensorView sampled_token_idx;  // I32 [num_sampled_rows]: token whose logits are wanted
   TensorView sampled_slots;      // I32 [num_sampled_rows]
+
+  int64_t num_decode_tokens() const { return num_decode_rows * (1 + draft_len); }
+  // Decode rows and sampling chunks: each gives one token or more.
+  int64_t num_results() const { return num_decode_rows + num_sampled_rows - num_decode_tokens(); }
+  // A sampled row's place among its decode row's tokens: so many drafts precede its output.
+  int64_t draft_idx(int64_t row) const {
+    return row < num_decode_tokens() ? row % (1 + draft_len) : 0;
+  }
+  int64_t first_row(int64_t result) const {
+    return result < num_decode_rows ? result * (1 + draft_len)
+                                    : num_decode_tokens() + result - num_decode_rows;
+  }
+};
+
+// What the drafts for the next step are computed on; sequences are the results of the step.
+struct DraftInputs {
+  // The sampled rows, one place on: row r is the token that r sampled, at the position where the
+  // next step will feed it. Rows past a sequence's last accepted token are filled in too and mean
+  // nothing; what they leave in the pages is overwritten by later steps before it is read.
+  StepInputs verified;  // token_ids, positions, token_slots [num_sampled_rows]
+  // One token a sequence: at first its last accepted one, then one draft after the other.
+  StepInputs chain;      // all of absorbed, token_ids, positions, token_slots [num_results]
+  TensorView last_rows;  // I32 [num_results]: the sampled row of the last accepted token
 };
 
 // Where sampling writes. Logprob arrays are filled for slots that ask for them.
@@ -102,6 +135,8 @@ struct SampledTokens {
   TensorView top_ids;        // I32 [num_rows, max_logprobs]
   TensorView top_logprobs;   // F32 [num_rows, max_logprobs]
   TensorView first_bad_row;  // I32 [1]: -1, or a row whose logits were not finite
+  // Set by update_state; may be empty where there are no drafts.
+  TensorView num_accepted;  // I32 [num_results]: leading sampled tokens of a result that are output
 };
 
 }  // namespace deepflight

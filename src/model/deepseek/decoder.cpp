@@ -39,8 +39,16 @@ int64_t dense_intermediate(const DeepseekConfig& config) {
   return has_dense ? config.intermediate_size : 0;
 }
 
-void carve(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled_rows,
-           const Backend& backend, Carver& carver, DecoderWorkspace* workspace) {
+struct WorkspaceSize {
+  int64_t max_tokens;
+  int64_t max_sampled_rows;
+  bool with_mtp;
+};
+
+void carve(const DeepseekConfig& config, const WorkspaceSize& size, const Backend& backend,
+           Carver& carver, DecoderWorkspace* workspace) {
+  const int64_t max_tokens = size.max_tokens;
+  const int64_t max_sampled_rows = size.max_sampled_rows;
   const DType activation = backend.activation_dtype();
   const bool with_fp8 =
       backend.quantizes_rows() && config.quantization == WeightQuantization::kFp8Block128;
@@ -86,21 +94,28 @@ void carve(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled
   take(&W::topk_weights, DType::kF32, max_tokens, config.num_experts_per_token);
   take(&W::sampled, activation, max_sampled_rows, config.hidden_size);
   take(&W::logits, DType::kF32, max_sampled_rows, config.vocab_size);
+  if (!size.with_mtp) return;
+  take(&W::states, activation, max_tokens, config.hidden_size);
+  take(&W::shifted_states, activation, max_tokens, config.hidden_size);
+  take(&W::joined, activation, max_tokens, 2 * config.hidden_size);
+  take(&W::mtp_states, activation, max_tokens, config.hidden_size);
 }
 
 }  // namespace
 
 DecoderWorkspace::DecoderWorkspace(const DeepseekConfig& config, int64_t max_tokens,
-                                   int64_t max_sampled_rows, Backend& backend)
-    : memory(backend.allocate(size_bytes(config, max_tokens, max_sampled_rows, backend))) {
+                                   int64_t max_sampled_rows, Backend& backend, bool with_mtp)
+    : memory(
+          backend.allocate(size_bytes(config, max_tokens, max_sampled_rows, backend, with_mtp))) {
   Carver carver(memory.data());
-  carve(config, max_tokens, max_sampled_rows, backend, carver, this);
+  carve(config, {max_tokens, max_sampled_rows, with_mtp}, backend, carver, this);
 }
 
 int64_t DecoderWorkspace::size_bytes(const DeepseekConfig& config, int64_t max_tokens,
-                                     int64_t max_sampled_rows, const Backend& backend) {
+                                     int64_t max_sampled_rows, const Backend& backend,
+                                     bool with_mtp) {
   Carver carver(nullptr);
-  carve(config, max_tokens, max_sampled_rows, backend, carver, nullptr);
+  carve(config, {max_tokens, max_sampled_rows, with_mtp}, backend, carver, nullptr);
   return carver.used_bytes();
 }
 
@@ -118,48 +133,69 @@ TensorView Decoder::forward(const StepState& state, const StepInputs& inputs, co
   CHECK(num_tokens > 0 && num_tokens <= workspace_.residual.dim(0), num_tokens);
   CHECK(inputs.num_sampled_rows <= workspace_.sampled.dim(0), inputs.num_sampled_rows);
   const TensorView residual = workspace_.residual.first_rows(num_tokens);
-  const Rows normed = workspace_.normed.first_rows(num_tokens);
   const TensorView delta = workspace_.delta.first_rows(num_tokens);
   const float eps = config_.rms_norm_eps;
 
   backend_.begin_section("embed");
   backend_.embed(weights_.embedding, inputs.token_ids, residual);
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
-    const LayerWeights& layer = weights_.layers[i];
-    backend_.begin_section("attention");
-    if (i == 0) {
-      backend_.rms_norm(residual, layer.input_norm, eps, normed);
-    } else {
-      backend_.add_rms_norm(delta, residual, layer.input_norm, eps, normed);
-    }
-    attention(static_cast<int64_t>(i), state, inputs, pool);
-    backend_.add_rms_norm(delta, residual, layer.attention_norm, eps, normed);
-    backend_.begin_section(layer.moe ? "moe" : "dense");
-    if (layer.moe) {
-      moe(*layer.moe, normed, delta);
-    } else {
-      mlp(*layer.dense, normed, delta);
-    }
+    layer(weights_.layers[i], static_cast<int64_t>(i), /*adds_delta=*/i > 0, {state, inputs, pool});
   }
   backend_.begin_section("head");
-  backend_.add(delta, residual);
-  // Only the rows that are sampled go on: a prefill chunk's other tokens need no logits.
   const TensorView sampled = workspace_.sampled.first_rows(inputs.num_sampled_rows);
   const TensorView logits = workspace_.logits.first_rows(inputs.num_sampled_rows);
-  if (inputs.num_sampled_rows > 0) {
-    backend_.gather_rows(residual, inputs.sampled_token_idx, sampled);
-    backend_.rms_norm(sampled, weights_.final_norm, eps, sampled);
-    backend_.linear(sampled, weights_.lm_head, logits);
+  if (workspace_.states) {
+    const TensorView states = workspace_.states.first_rows(num_tokens);
+    backend_.add_rms_norm(delta, residual, weights_.final_norm, eps, states);
+    if (inputs.num_sampled_rows > 0) {
+      backend_.gather_rows(states, inputs.sampled_token_idx, sampled);
+    }
+  } else {
+    backend_.add(delta, residual);
+    // Only the rows that are sampled go on: a prefill chunk's other tokens need no logits.
+    if (inputs.num_sampled_rows > 0) {
+      backend_.gather_rows(residual, inputs.sampled_token_idx, sampled);
+      backend_.rms_norm(sampled, weights_.final_norm, eps, sampled);
+    }
   }
+  if (inputs.num_sampled_rows > 0) backend_.linear(sampled, weights_.lm_head, logits);
   return logits;
 }
 
-// normed -> delta.
-void Decoder::attention(int64_t layer, const StepState& state, const StepInputs& inputs,
-                        const KvPool& pool) {
-  const AttentionWeights& weights = weights_.layers[layer].attention;
-  const int64_t num_tokens = inputs.num_tokens;
-  const int64_t num_absorbed = inputs.num_absorbed_tokens;
+void Decoder::layer(const LayerWeights& weights, int64_t kv_layer, bool adds_delta,
+                    const LayerContext& step) {
+  const int64_t num_tokens = step.inputs.num_tokens;
+  const TensorView residual = workspace_.residual.first_rows(num_tokens);
+  const Rows normed = workspace_.normed.first_rows(num_tokens);
+  const TensorView delta = workspace_.delta.first_rows(num_tokens);
+  const float eps = config_.rms_norm_eps;
+  backend_.begin_section("attention");
+  if (adds_delta) {
+    backend_.add_rms_norm(delta, residual, weights.input_norm, eps, normed);
+  } else {
+    backend_.rms_norm(residual, weights.input_norm, eps, normed);
+  }
+  attention(weights.attention, kv_layer, step);
+  backend_.add_rms_norm(delta, residual, weights.attention_norm, eps, normed);
+  backend_.begin_section(weights.moe ? "moe" : "dense");
+  if (weights.moe) {
+    moe(*weights.moe, normed, delta);
+  } else {
+    mlp(*weights.dense, normed, delta);
+  }
+}
+
+void Decoder::layer_kv(const LayerWeights& weights, int64_t kv_layer, const LayerContext& step) {
+  const int64_t num_tokens = step.inputs.num_tokens;
+  backend_.begin_section("attention");
+  backend_.rms_norm(workspace_.residual.first_rows(num_tokens), weights.input_norm,
+                    config_.rms_norm_eps, workspace_.normed.first_rows(num_tokens));
+  project(weights.attention, kv_layer, step, /*kv_only=*/true);
+}
+
+TensorView Decoder::project(const AttentionWeights& weights, int64_t kv_layer,
+                            const LayerContext& step, bool kv_only) {
+  const int64_t num_tokens = step.inputs.num_tokens;
   const TensorView qkv_a = workspace_.qkv_a.first_rows(num_tokens);
   const int64_t q_a_dim = qkv_a.dim(1) - config_.kv_token_dim();
   const TensorView latent = qkv_a.slice(1, q_a_dim, config_.kv_token_dim());  // [kv_lora | rope]
@@ -167,6 +203,15 @@ void Decoder::attention(int64_t layer, const StepState& state, const StepInputs&
   const float eps = config_.latent_norm_eps;
 
   backend_.linear(workspace_.normed.first_rows(num_tokens), weights.qkv_a, qkv_a);
+  if (kv_only) {
+    // Rope turns the key alone: the op's "query" is the key's own rotated part.
+    backend_.rms_norm(kv_a, weights.kv_a_norm, eps, kv_a);
+    const TensorView k_pe = latent.slice(1, config_.kv_lora_rank, config_.qk_rope_head_dim);
+    backend_.rope(k_pe.split_last(1, config_.qk_rope_head_dim), step.inputs.positions,
+                  weights_.rope);
+    backend_.write_kv(latent, step.state, step.inputs, step.pool, kv_layer);
+    return {};
+  }
   TensorView q_flat;
   if (config_.q_lora_rank > 0) {
     const Rows q_a = workspace_.q_a.first_rows(num_tokens);
@@ -179,13 +224,27 @@ void Decoder::attention(int64_t layer, const StepState& state, const StepInputs&
   }
   const TensorView q = q_flat.split_last(config_.num_heads, config_.qk_head_dim());
   const TensorView q_pe = q.slice(2, config_.qk_nope_head_dim, config_.qk_rope_head_dim);
-  backend_.rope_write_kv(q_pe, latent, state, inputs, weights_.rope, pool, layer);
+  backend_.rope_write_kv(q_pe, latent, step.state, step.inputs, weights_.rope, step.pool, kv_layer);
+  return q;
+}
 
+// normed -> delta.
+void Decoder::attention(const AttentionWeights& weights, int64_t kv_layer,
+                        const LayerContext& step) {
+  const StepInputs& inputs = step.inputs;
+  const int64_t num_tokens = inputs.num_tokens;
+  const int64_t num_absorbed = inputs.num_absorbed_tokens;
+  const TensorView q = project(weights, kv_layer, step, /*kv_only=*/false);
   const TensorView out = workspace_.attention.first_rows(num_tokens);
   const auto call = [&](int64_t begin, int64_t end, const AttentionBatch& batch) {
-    return MlaCall{
-        q.slice(0, begin, end - begin),  weights.kv_up, state, batch, pool, layer, softmax_scale_,
-        out.slice(0, begin, end - begin)};
+    return MlaCall{q.slice(0, begin, end - begin),
+                   weights.kv_up,
+                   step.state,
+                   batch,
+                   step.pool,
+                   kv_layer,
+                   softmax_scale_,
+                   out.slice(0, begin, end - begin)};
   };
   if (num_absorbed > 0) backend_.mla_absorbed(call(0, num_absorbed, inputs.absorbed));
   if (num_tokens > num_absorbed) {

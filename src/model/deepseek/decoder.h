@@ -14,12 +14,14 @@
 
 namespace deepflight {
 
-// Every activation buffer of the forward pass, for at most max_tokens tokens a step.
+// Every activation buffer of the forward pass, for at most max_tokens tokens a step; with those of
+// MTP modules where `with_mtp` says so.
 struct DecoderWorkspace {
   DecoderWorkspace(const DeepseekConfig& config, int64_t max_tokens, int64_t max_sampled_rows,
-                   Backend& backend);
+                   Backend& backend, bool with_mtp = false);
   static int64_t size_bytes(const DeepseekConfig& config, int64_t max_tokens,
-                            int64_t max_sampled_rows, const Backend& backend);
+                            int64_t max_sampled_rows, const Backend& backend,
+                            bool with_mtp = false);
 
   TensorView residual;       // [max_tokens, hidden]
   Rows normed;               // [max_tokens, hidden]
@@ -36,7 +38,20 @@ struct DecoderWorkspace {
   TensorView sampled;        // [max_sampled_rows, hidden]
   TensorView logits;         // F32 [max_sampled_rows, vocab]
 
+  // Of MTP modules.
+  TensorView states;          // [max_tokens, hidden]: after the final norm, of all tokens
+  TensorView shifted_states;  // [max_tokens, hidden]
+  TensorView joined;          // [max_tokens, 2 * hidden]: embedding and state, both normed
+  TensorView mtp_states;      // [max_tokens, hidden]: after a module's final norm
+
   Buffer memory;
+};
+
+// What the layers of one step work on.
+struct LayerContext {
+  const StepState& state;
+  const StepInputs& inputs;
+  const KvPool& pool;
 };
 
 class Decoder {
@@ -46,12 +61,22 @@ class Decoder {
           DecoderWorkspace& workspace);
 
   // Runs a step: writes the tokens' KV to the pool's pages and returns the logits of the sampled
-  // rows, F32 [num_sampled_rows, vocab], in the workspace.
+  // rows, F32 [num_sampled_rows, vocab], in the workspace; also, in a workspace with MTP, the
+  // states of all tokens, and those of the sampled rows in `sampled`.
   TensorView forward(const StepState& state, const StepInputs& inputs, const KvPool& pool);
 
+  // Parts of the forward pass that MTP modules share. One layer on the step's tokens, its KV in the
+  // pages' layer kv_layer: residual, plus `delta` if `adds_delta`, -> residual and a new delta.
+  void layer(const LayerWeights& weights, int64_t kv_layer, bool adds_delta,
+             const LayerContext& step);
+  // No more of it than what it leaves in the pages.
+  void layer_kv(const LayerWeights& weights, int64_t kv_layer, const LayerContext& step);
+
  private:
-  void attention(int64_t layer, const StepState& state, const StepInputs& inputs,
-                 const KvPool& pool);
+  // Projections of `normed`, with rope; writes the KV. Returns q, [num_tokens, heads, qk_head].
+  TensorView project(const AttentionWeights& weights, int64_t kv_layer, const LayerContext& step,
+                     bool kv_only);
+  void attention(const AttentionWeights& weights, int64_t kv_layer, const LayerContext& step);
   void mlp(const MlpWeights& weights, const Rows& x, const TensorView& out);
   void moe(const MoeLayerWeights& weights, const Rows& x, const TensorView& out);
 

@@ -231,6 +231,17 @@ Result<LayerWeights> load_layer(const DeepseekConfig& config, int layer, Loader&
   return weights;
 }
 
+Result<MtpWeights> load_mtp(const DeepseekConfig& config, int layer, Loader& loader,
+                            std::vector<Buffer>* buffers) {
+  MtpWeights weights;
+  ASSIGN_OR_RETURN(weights.embed_norm, loader.upload(TensorKind::kMtpEmbedNorm, layer, buffers));
+  ASSIGN_OR_RETURN(weights.state_norm, loader.upload(TensorKind::kMtpHiddenNorm, layer, buffers));
+  ASSIGN_OR_RETURN(weights.projection, loader.linear({TensorKind::kMtpProjection}, layer));
+  ASSIGN_OR_RETURN(weights.layer, load_layer(config, layer, loader, buffers));
+  ASSIGN_OR_RETURN(weights.final_norm, loader.upload(TensorKind::kMtpFinalNorm, layer, buffers));
+  return weights;
+}
+
 RopeTable make_rope_table(const DeepseekConfig& config, int64_t max_positions, Loader& loader,
                           std::vector<Buffer>* buffers) {
   const std::vector<float> frequencies = config.rope_inverse_frequencies();
@@ -253,7 +264,9 @@ RopeTable make_rope_table(const DeepseekConfig& config, int64_t max_positions, L
 
 Result<ModelWeights> load_model_weights(const DeepseekConfig& config, const Checkpoint& checkpoint,
                                         int64_t max_positions, Backend& backend,
-                                        const std::function<void(int64_t)>& on_progress) {
+                                        const std::function<void(int64_t)>& on_progress,
+                                        int num_mtp_modules) {
+  CHECK(num_mtp_modules <= config.num_nextn_predict_layers, num_mtp_modules);
   Loader loader(config, checkpoint, backend, on_progress);
   ModelWeights weights;
   auto* buffers = &weights.buffers;
@@ -265,6 +278,11 @@ Result<ModelWeights> load_model_weights(const DeepseekConfig& config, const Chec
   ASSIGN_OR_RETURN(weights.final_norm, loader.upload(TensorKind::kFinalNorm, -1, buffers));
   const auto head = config.tie_word_embeddings ? TensorKind::kEmbedding : TensorKind::kLmHead;
   ASSIGN_OR_RETURN(weights.lm_head, loader.linear({head}, -1));
+  for (int module = 0; module < num_mtp_modules; ++module) {
+    const int layer = static_cast<int>(config.num_layers) + module;
+    ASSIGN_OR_RETURN(MtpWeights mtp, load_mtp(config, layer, loader, buffers));
+    weights.mtp.push_back(std::move(mtp));
+  }
   weights.rope = make_rope_table(config, max_positions, loader, buffers);
   backend.synchronize();
   return weights;

@@ -36,19 +36,31 @@ struct LayerWeights {
   std::optional<MoeLayerWeights> moe;
 };
 
+// Predicts the token after the next one (model/deepseek/mtp.h). Embedding and head are the model's.
+struct MtpWeights {
+  TensorView embed_norm;    // [hidden]
+  TensorView state_norm;    // [hidden]
+  LinearWeight projection;  // [hidden, 2 * hidden]; input is [embedding, state], both normed
+  LayerWeights layer;
+  TensorView final_norm;  // [hidden]
+};
+
 struct ModelWeights {
   TensorView embedding;  // [vocab, hidden], activation dtype
   std::vector<LayerWeights> layers;
   TensorView final_norm;  // [hidden]
   LinearWeight lm_head;   // [vocab, hidden]
   RopeTable rope;         // for positions [0, max_positions)
+  std::vector<MtpWeights> mtp;
 
   std::vector<Buffer> buffers;  // memory of the views above
 };
 
-// Loads all tensors but the MTP modules'. `on_progress` is told the bytes of each tensor read.
+// Loads the model and its first num_mtp_modules MTP modules, which must be there (match_table).
+// `on_progress` is told the bytes of each tensor read.
 Result<ModelWeights> load_model_weights(const DeepseekConfig& config, const Checkpoint& checkpoint,
                                         int64_t max_positions, Backend& backend,
-                                        const std::function<void(int64_t)>& on_progress);
+                                        const std::function<void(int64_t)>& on_progress,
+                                        int num_mtp_modules = 0);
 
 }  // namespace deepflight

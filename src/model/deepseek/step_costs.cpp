@@ -26,6 +26,7 @@ class Costs {
       config_.is_moe_layer(layer) ? moe() : dense();
     }
     head();
+    if (shape_.draft_len > 0) drafts();
     return std::move(costs_);
   }
 
@@ -93,7 +94,8 @@ class Costs {
   }
 
   void absorbed() {
-    const auto rows = static_cast<double>(shape_.decode_rows);
+    // Query tokens; those of one sequence share its KV.
+    const double rows = tokens_ - static_cast<double>(shape_.prefill_tokens);
     const auto heads = static_cast<double>(config_.num_heads);
     const auto latent = static_cast<double>(config_.kv_lora_rank);
     const auto token_dim = static_cast<double>(config_.kv_token_dim());
@@ -103,7 +105,9 @@ class Costs {
     add({"attention/absorb_q", 1, 2 * rows * heads * nope * latent,
          2 * heads * (nope * latent + rows * (nope + latent)), CostUnit::kBf16});
     add({"attention/mla_decode", 1, 2 * pairs * heads * (token_dim + latent),
-         pairs * kv_token_bytes_ + 2 * rows * heads * (token_dim + latent), CostUnit::kBf16});
+         static_cast<double>(shape_.decode_rows * shape_.decode_context) * kv_token_bytes_ +
+             2 * rows * heads * (token_dim + latent),
+         CostUnit::kBf16});
     add({"attention/absorb_v", 1, 2 * rows * heads * v * latent,
          2 * heads * (v * latent + rows * (v + latent)), CostUnit::kBf16});
   }
@@ -165,7 +169,7 @@ class Costs {
 
   void head() {
     const double rows =
-        static_cast<double>(shape_.decode_rows) + (shape_.prefill_tokens > 0 ? 1 : 0);
+        static_cast<double>(shape_.num_decode_tokens()) + (shape_.prefill_tokens > 0 ? 1 : 0);
     const auto vocab = static_cast<double>(config_.vocab_size);
     elementwise("head/add", 3.0 * static_cast<double>(config_.hidden_size));
     product(fmt::format("head/linear {}x{}", config_.vocab_size, config_.hidden_size), rows,
@@ -173,9 +177,39 @@ class Costs {
     add({"head/sample", 1, 0, rows * vocab * 4, CostUnit::kMemory});
   }
 
+  // Token and state of an MTP module's input.
+  void join() {
+    const int64_t hidden = config_.hidden_size;
+    elementwise("mtp/embed", 2.0 * static_cast<double>(hidden));
+    elementwise("mtp/rms_norm", 4.0 * static_cast<double>(hidden));
+    linear("mtp", hidden, 2 * hidden, false);
+  }
+
+  // The module's KV of all verified rows, then a layer and the head for each draft.
+  void drafts() {
+    const int64_t hidden = config_.hidden_size;
+    const int64_t q_dim = config_.num_heads * config_.qk_head_dim();
+    const int64_t q_a_dim = config_.q_lora_rank > 0 ? config_.q_lora_rank : q_dim;
+    tokens_ = static_cast<double>(shape_.num_decode_tokens());
+    join();
+    norm("attention/rms_norm", 2);
+    linear("attention", q_a_dim + config_.kv_token_dim(), hidden, fp8());
+    tokens_ = static_cast<double>(shape_.decode_rows);
+    for (int64_t i = 0; i < shape_.draft_len; ++i) {
+      join();
+      attention(/*first_layer=*/true);
+      config_.is_moe_layer(config_.num_layers) ? moe() : dense();
+      elementwise("mtp/add_rms_norm", 4.0 * static_cast<double>(hidden));
+      product(fmt::format("mtp/linear {}x{}", config_.vocab_size, hidden), tokens_,
+              config_.vocab_size, hidden, 1, false, 4);
+      add({"mtp/take_drafts", 1, 0, tokens_ * static_cast<double>(config_.vocab_size) * 4,
+           CostUnit::kMemory});
+    }
+  }
+
   const DeepseekConfig& config_;
   const StepShape& shape_;
-  const double tokens_;
+  double tokens_;  // of what is being added
   const double kv_token_bytes_;
   std::vector<OpCost> costs_;
 };

@@ -11,15 +11,18 @@
 
 namespace deepflight {
 
-// decode_rows sequences of decode_context tokens (this step's included) sample one token each;
-// prefill_tokens tokens of one prompt follow prefill_prefix cached ones.
+// decode_rows sequences of decode_context tokens (this step's included) sample one token each, or
+// verify draft_len drafts and make as many by one MTP module; prefill_tokens tokens of one prompt
+// follow prefill_prefix cached ones.
 struct StepShape {
   int64_t decode_rows = 0;
   int64_t decode_context = 0;
   int64_t prefill_tokens = 0;
   int64_t prefill_prefix = 0;
+  int64_t draft_len = 0;
 
-  int64_t num_tokens() const { return decode_rows + prefill_tokens; }
+  int64_t num_decode_tokens() const { return decode_rows * (1 + draft_len); }
+  int64_t num_tokens() const { return num_decode_tokens() + prefill_tokens; }
 };
 
 // Which rate bounds the arithmetic.

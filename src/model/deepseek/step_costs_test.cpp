@@ -62,6 +62,32 @@ TEST(StepCosts, AttentionGrowsWithTheContext) {
             6 * (total(prefill, &OpCost::flops, "mla_prefill") - expand));
 }
 
+// A step that verifies a draft is one of twice the tokens that reads the KV once, and what the
+// module adds: its weights are read for each draft.
+TEST(StepCosts, DraftsAddAModuleAndItsHead) {
+  const DeepseekConfig config = r1();
+  const auto bytes_of = [&](const StepShape& shape, const std::string& label) {
+    for (const OpCost& cost : step_costs(config, shape, 2)) {
+      if (cost.label == label) return cost;
+    }
+    return OpCost{};
+  };
+  const StepShape plain{.decode_rows = 32, .decode_context = 4096};
+  StepShape drafts = plain;
+  drafts.draft_len = 1;
+  const OpCost one = bytes_of(plain, "attention/mla_decode");
+  const OpCost two = bytes_of(drafts, "attention/mla_decode");
+  EXPECT_EQ(two.calls, one.calls + 1);
+  EXPECT_NEAR(two.flops / one.flops, 2 + 1.0 / 61, 1e-9);
+  EXPECT_LT(two.bytes / one.bytes, 1.1);
+  const OpCost projection = bytes_of(drafts, "mtp/linear 7168x14336");
+  EXPECT_EQ(projection.calls, 2) << "all verified rows, then the draft";
+  EXPECT_EQ(projection.flops, 2.0 * (64 + 32) * 7168 * 14336);
+  EXPECT_EQ(bytes_of(drafts, "mtp/linear 129280x7168").calls, 1);
+  drafts.draft_len = 3;
+  EXPECT_EQ(bytes_of(drafts, "mtp/linear 129280x7168").calls, 3);
+}
+
 TEST(StepCosts, TheFloorIsTheLargerTime) {
   const MachineRates rates{4e12, 8e14, 1.6e15};
   EXPECT_DOUBLE_EQ(floor_us({"a", 1, 8e8, 4e6, CostUnit::kBf16}, rates), 1.0);

@@ -205,6 +205,7 @@ void Engine::collect_step() {
 }
 
 void Engine::deliver(SequenceUpdate update) {
+  drafts_.add(update.num_drafts, update.num_accepted_drafts);
   const auto it = choices_.find(update.sequence_id);
   if (it == choices_.end()) return;
   Choice& choice = it->second;
@@ -216,6 +217,8 @@ void Engine::deliver(SequenceUpdate update) {
   event.choice_idx = choice.choice_idx;
   event.text = std::move(delta.text);
   event.num_cached_tokens = update.num_cached_tokens;
+  event.num_drafts = update.num_drafts;
+  event.num_accepted_drafts = update.num_accepted_drafts;
   event.queued_us = update.queued_us;
   event.elapsed_us = monotonic_us() - choice.request->arrival_us;
   update.tokens.resize(delta.num_tokens);
@@ -277,6 +280,8 @@ void Engine::publish_stats() {
   to.num_graph_steps = steps.num_graph_steps;
   to.issue_us_total = steps.issue_us_total;
   to.wait_us_total = steps.wait_us_total;
+  to.drafts = drafts_;
+  to.simulated_acceptance = config_.model.simulated_acceptance;
   const ExecutorMemory& memory = executor_.memory();
   to.memory = {memory.weights_bytes, memory.state_bytes, memory.workspace_bytes,
                memory.scratch_bytes, memory.graph_bytes, memory.kv_pool_bytes()};

@@ -85,6 +85,7 @@ class Engine final : public InferenceService {
   std::unordered_map<uint64_t, Choice> choices_;                      // by sequence id
   std::unordered_map<std::string, std::vector<uint64_t>> sequences_;  // by request id
   std::deque<uint64_t> launched_steps_;
+  DraftStats drafts_;
   uint64_t next_sequence_id_ = 1;
   std::mt19937_64 seeds_;
 

@@ -1,6 +1,6 @@
 // 200 random requests give the same greedy output by every road: alone, batched, in chunks of any
 // size, with one or two steps in flight, cache cold and warm, through forced preemption, and with
-// captured decode steps on a device that runs late.
+// captured decode steps on a device that runs late. All of it again with drafts.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -27,23 +27,46 @@ GenerationRequest random_request(int index) {
   return request;
 }
 
-class EngineRandomTest : public ::testing::Test {
+// The parameter: drafts per sequence and step.
+class EngineRandomTest : public ::testing::TestWithParam<int> {
  protected:
-  static void SetUpTestSuite() {
-    model_ = new TinyModel;
-    alone_ = new std::vector<Tokens>;
-    SchedulerConfig config = small_scheduler();
-    config.enable_prefix_cache = false;
-    config.max_steps_in_flight = 1;
-    EngineRig rig(*model_, config);
-    for (int i = 0; i < kNumRequests; ++i) {
-      alone_->push_back(rig.run_one(random_request(i)).tokens);
+  static void TearDownTestSuite() { worlds_.clear(); }
+
+  // A model and what it answers without drafts, one request at a time.
+  struct World {
+    explicit World(std::unique_ptr<TinyModel> with) : model(std::move(with)) {
+      SchedulerConfig config = small_scheduler();
+      config.enable_prefix_cache = false;
+      config.max_steps_in_flight = 1;
+      EngineRig rig(*model, config);
+      for (int i = 0; i < kNumRequests; ++i) {
+        alone.push_back(rig.run_one(random_request(i)).tokens);
+      }
+      rig.expect_all_returned();
     }
-    rig.expect_all_returned();
+    std::unique_ptr<TinyModel> model;
+    std::vector<Tokens> alone;
+  };
+
+  static World& world() {
+    const bool drafts = GetParam() > 0;
+    auto& world = worlds_[drafts];
+    if (world == nullptr) {
+      world = std::make_unique<World>(drafts ? std::make_unique<DraftingModel>()
+                                             : std::make_unique<TinyModel>());
+    }
+    return *world;
   }
-  static void TearDownTestSuite() {
-    delete alone_;
-    delete model_;
+  static TinyModel& model() { return *world().model; }
+
+  // With room for a decode row of every slot in a step.
+  static SchedulerConfig scheduler(int num_slots, int chunk = 128) {
+    SchedulerConfig config = small_scheduler();
+    config.max_num_slots = num_slots;
+    config.draft_len = GetParam();
+    config.max_chunk_tokens = chunk;
+    config.max_batched_tokens = std::max(chunk, num_slots * (1 + GetParam()));
+    return config;
   }
 
   // All requests at once.
@@ -52,33 +75,34 @@ class EngineRandomTest : public ::testing::Test {
     for (int i = 0; i < kNumRequests; ++i) watches.push_back(rig.submit(random_request(i)));
     for (int i = 0; i < kNumRequests; ++i) {
       const Output output = watches[i].wait_one();
-      ASSERT_EQ(output.tokens, (*alone_)[i]) << what << ", request " << i;
+      ASSERT_EQ(output.tokens, world().alone[i]) << what << ", request " << i;
       EXPECT_EQ(output.num_last_events, 1);
     }
     rig.expect_all_returned();
+    if (GetParam() == 0) return;
+    const DraftStats drafts = rig.engine.stats().drafts;
+    EXPECT_GT(drafts.num_accepted, 100) << "the test needs drafts that are right";
+    EXPECT_LT(drafts.num_accepted, drafts.num_draft_tokens) << "and drafts that are wrong";
   }
 
-  static TinyModel* model_;
-  static std::vector<Tokens>* alone_;
+  static std::map<bool, std::unique_ptr<World>> worlds_;
 };
-TinyModel* EngineRandomTest::model_ = nullptr;
-std::vector<Tokens>* EngineRandomTest::alone_ = nullptr;
+std::map<bool, std::unique_ptr<EngineRandomTest::World>> EngineRandomTest::worlds_;
 
-TEST_F(EngineRandomTest, OutputsAreNotAllAlike) {
-  std::set<Tokens> distinct(alone_->begin(), alone_->end());
+INSTANTIATE_TEST_SUITE_P(Drafts, EngineRandomTest, ::testing::Values(0, 1, 3));
+
+TEST_P(EngineRandomTest, OutputsAreNotAllAlike) {
+  std::set<Tokens> distinct(world().alone.begin(), world().alone.end());
   EXPECT_GT(distinct.size(), kNumRequests * 9 / 10);
 }
 
-TEST_F(EngineRandomTest, ChunksStepsInFlightAndCache) {
+TEST_P(EngineRandomTest, ChunksStepsInFlightAndCache) {
   for (const int chunk : {16, 64, 512}) {
     for (const int steps_in_flight : {1, 2}) {
       SCOPED_TRACE(fmt::format("chunk {}, {} steps in flight", chunk, steps_in_flight));
-      SchedulerConfig config = small_scheduler();
-      config.max_num_slots = 16;
-      config.max_chunk_tokens = chunk;
-      config.max_batched_tokens = std::max(chunk, 32);
+      SchedulerConfig config = scheduler(16, chunk);
       config.max_steps_in_flight = steps_in_flight;
-      EngineRig rig(*model_, config);
+      EngineRig rig(model(), config);
       expect_same(rig, "cold");
       const int64_t hits_when_cold = rig.engine.stats().prefix_hit_tokens;
       expect_same(rig, "warm");
@@ -88,19 +112,17 @@ TEST_F(EngineRandomTest, ChunksStepsInFlightAndCache) {
   }
 }
 
-TEST_F(EngineRandomTest, ForcedPreemption) {
+TEST_P(EngineRandomTest, ForcedPreemption) {
   for (const bool prefix_cache : {true, false}) {
     for (const int steps_in_flight : {1, 2}) {
       for (const int chunk : {16, 512}) {
         SCOPED_TRACE(fmt::format("chunk {}, {} steps in flight", chunk, steps_in_flight));
-        SchedulerConfig config = small_scheduler();
+        SchedulerConfig config = scheduler(8, chunk);
         config.num_pages = 6;
         config.watermark = 0;
-        config.max_chunk_tokens = chunk;
-        config.max_batched_tokens = std::max(chunk, 32);
         config.max_steps_in_flight = steps_in_flight;
         config.enable_prefix_cache = prefix_cache;
-        EngineRig rig(*model_, config);
+        EngineRig rig(model(), config);
         expect_same(rig, "six pages");
         EXPECT_GT(rig.engine.stats().num_preemptions, 0);
         if (HasFatalFailure()) return;
@@ -111,21 +133,19 @@ TEST_F(EngineRandomTest, ForcedPreemption) {
 
 // Captured decode steps of padded sizes, as closures and on a device that does nothing until it is
 // waited for, with room and with preemptions.
-TEST_F(EngineRandomTest, CapturedDecodeSteps) {
+TEST_P(EngineRandomTest, CapturedDecodeSteps) {
   for (const bool deferred : {false, true}) {
     for (const int num_pages : {64, 6}) {
       for (const std::vector<int32_t>& sizes :
            {std::vector<int32_t>{1, 2, 4, 8, 16}, std::vector<int32_t>{3, 7}}) {
         SCOPED_TRACE(
             fmt::format("{} pages, sizes to {}, deferred {}", num_pages, sizes.back(), deferred));
-        SchedulerConfig config = small_scheduler();
-        config.max_num_slots = 13;
+        SchedulerConfig config = scheduler(13, 64);
         config.num_pages = num_pages;
         config.watermark = 0;
-        config.max_chunk_tokens = 64;
         config.decode_batch_sizes = sizes;
-        DeferredBackend device(model_->backend);
-        EngineRig rig(*model_, deferred ? static_cast<Backend&>(device) : model_->backend, config);
+        DeferredBackend device(model().backend);
+        EngineRig rig(model(), deferred ? static_cast<Backend&>(device) : model().backend, config);
         expect_same(rig, "captured");
         const ServiceStats stats = rig.engine.stats();
         EXPECT_GT(stats.num_graph_steps, 0);  // how many depends on when requests arrive
@@ -138,8 +158,8 @@ TEST_F(EngineRandomTest, CapturedDecodeSteps) {
   }
 }
 
-// The same for draws: seeds, penalties and counts survive a preemption.
-TEST_F(EngineRandomTest, SampledOutputsSurvivePreemption) {
+// The same for draws: seeds, penalties and counts survive drafts and preemptions.
+TEST_P(EngineRandomTest, SampledOutputsSurvivePreemption) {
   const auto request = [](int index) {
     GenerationRequest request = random_request(index);
     request.sampling.temperature = 1.1f;
@@ -151,11 +171,13 @@ TEST_F(EngineRandomTest, SampledOutputsSurvivePreemption) {
     return request;
   };
   std::vector<std::vector<Tokens>> want;
-  for (const int num_pages : {64, 6}) {
-    SchedulerConfig config = small_scheduler();
+  for (const int num_pages : {64, 64, 6}) {
+    SchedulerConfig config = scheduler(8);
     config.num_pages = num_pages;
     config.watermark = 0;
-    EngineRig rig(*model_, config);
+    // Draws are those of steps without drafts.
+    if (want.empty()) config.draft_len = 0;
+    EngineRig rig(model(), config);
     std::vector<Watch> watches;
     for (int i = 0; i < 60; ++i) watches.push_back(rig.submit(request(i)));
     std::vector<std::vector<Tokens>> got;

@@ -125,6 +125,7 @@ struct EngineRig {
     config.max_batched_tokens = scheduler.max_batched_tokens;
     config.max_pages_per_slot = scheduler.max_pages_per_slot();
     config.decode_batch_sizes = scheduler.decode_batch_sizes;
+    config.speculative.draft_len = scheduler.draft_len;
     return config;
   }
 

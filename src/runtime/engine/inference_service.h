@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "runtime/request/sampling_params.h"
+#include "runtime/speculative/draft_stats.h"
 
 namespace deepflight {
 
@@ -37,9 +38,11 @@ struct GenerationEvent {
   std::optional<FinishReason> finish_reason;  // set on the choice's last event
   std::string matched_stop;                   // the stop string that ended it, if one did
   int num_cached_tokens = 0;                  // prompt tokens served by the prefix cache
-  int64_t queued_us = 0;                      // from the request's arrival to its first step
-  int64_t elapsed_us = 0;                     // from the request's arrival to this event
-  std::optional<Error> error;                 // with kError
+  int num_drafts = 0;                         // verified in this event's step
+  int num_accepted_drafts = 0;
+  int64_t queued_us = 0;       // from the request's arrival to its first step
+  int64_t elapsed_us = 0;      // from the request's arrival to this event
+  std::optional<Error> error;  // with kError
 };
 
 struct GenerationRequest {
@@ -53,6 +56,9 @@ struct ModelInfo {
   std::string name;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;  // prompt and output tokens together
+  int32_t draft_len = 0;      // drafts per sequence and step; 0: none
+  // Not negative: drafts are accepted with this probability, and speed is simulated.
+  float simulated_acceptance = -1.0f;
 };
 
 // The device's bytes by use, as planned at the start.
@@ -78,6 +84,8 @@ struct ServiceStats {
   int64_t num_graph_steps = 0;  // of these, captured decode steps
   int64_t issue_us_total = 0;   // host time that putting them on the device took
   int64_t wait_us_total = 0;    // host time spent waiting for their results
+  DraftStats drafts;
+  float simulated_acceptance = -1.0f;  // as in ModelInfo
   DeviceMemory memory;
 };
 

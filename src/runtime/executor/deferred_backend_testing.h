@@ -213,6 +213,22 @@ class DeferredBackend final : public Backend {
       if (bad_row >= 0) *sampled.first_bad_row.data<int32_t>() = std::exchange(bad_row, -1);
     });
   }
+  void shift_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                    int64_t level, const TensorView& states, const TensorView& out) override {
+    issue([=, this] { base_.shift_states(state, inputs, pool, level, states, out); });
+  }
+  void keep_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
+                   int64_t level, const TensorView& states) override {
+    issue([=, this] { base_.keep_states(state, inputs, pool, level, states); });
+  }
+  void begin_drafts(const StepState& state, const StepInputs& inputs, const SampledTokens& sampled,
+                    const DraftInputs& drafts) override {
+    issue([=, this] { base_.begin_drafts(state, inputs, sampled, drafts); });
+  }
+  void take_drafts(const StepState& state, const TensorView& logits, int64_t draft_idx,
+                   const DraftInputs& drafts) override {
+    issue([=, this] { base_.take_drafts(state, logits, draft_idx, drafts); });
+  }
 
  private:
   using Op = std::function<void()>;

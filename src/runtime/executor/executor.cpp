@@ -133,28 +133,46 @@ void Executor::synchronize_quietly() {
 StepResult Executor::read_result(const IssuedStep& step) const {
   StepResult result;
   result.step_id = step.step_id;
-  if (step.num_sampled_rows == 0) return result;
+  const StepCounts& counts = step.counts;
+  if (counts.num_sampled_rows == 0) return result;
   Carver carver(step.staging->sampled.data());
-  const SampledTokens sampled = carve_sampled(step.num_sampled_rows, carver);
+  const SampledTokens sampled =
+      carve_sampled(counts.num_sampled_rows, counts.num_results(), carver);
   const int32_t first_bad_row = *sampled.first_bad_row.data<int32_t>();
   CHECK(first_bad_row < 0, first_bad_row, "the row's logits are not finite: broken weights?");
   result.rows.reserve(step.rows.size());
-  for (size_t row = 0; row < step.rows.size(); ++row) {
-    const auto& [slot, num_logprobs] = step.rows[row];
+  // Padding comes between the decode rows and the chunks.
+  const int64_t num_chunks = counts.num_results() - counts.num_decode_rows;
+  const int64_t num_decode_rows = static_cast<int64_t>(step.rows.size()) - num_chunks;
+  for (int64_t i = 0; i < static_cast<int64_t>(step.rows.size()); ++i) {
+    const bool is_chunk = i >= num_decode_rows;
+    const int64_t at = is_chunk ? i - num_decode_rows + counts.num_decode_rows : i;
+    const int64_t first_row =
+        is_chunk ? at + counts.num_decode_rows * counts.draft_len : at * (1 + counts.draft_len);
+    const int32_t num_accepted = sampled.num_accepted.data<int32_t>()[at];
+    CHECK(num_accepted >= 1 && num_accepted <= 1 + counts.draft_len, num_accepted);
     RowResult& out = result.rows.emplace_back();
-    out.slot = slot;
-    out.tokens = {sampled.tokens.data<int32_t>()[row]};
-    if (num_logprobs < 0) continue;
-    TokenLogprobs& entry = out.logprobs.emplace_back();
-    entry.logprob = sampled.logprobs.data<float>()[row];
-    const auto index = static_cast<int64_t>(row);
-    const int64_t count = std::min<int64_t>(num_logprobs, model_config_.vocab_size);
-    for (int64_t i = 0; i < count; ++i) {
-      entry.top.emplace_back(sampled.top_ids.row<int32_t>(index)[i],
-                             sampled.top_logprobs.row<float>(index)[i]);
+    out.slot = step.rows[i].slot;
+    out.num_drafts = step.rows[i].num_drafts;
+    const int32_t* tokens = sampled.tokens.data<int32_t>() + first_row;
+    out.tokens.assign(tokens, tokens + num_accepted);
+    if (step.rows[i].num_logprobs < 0) continue;
+    for (int64_t row = first_row; row < first_row + num_accepted; ++row) {
+      out.logprobs.push_back(read_logprobs(sampled, row, step.rows[i].num_logprobs));
     }
   }
   return result;
+}
+
+TokenLogprobs Executor::read_logprobs(const SampledTokens& sampled, int64_t row,
+                                      int num_logprobs) const {
+  TokenLogprobs entry{.logprob = sampled.logprobs.data<float>()[row]};
+  const int64_t count = std::min<int64_t>(num_logprobs, model_config_.vocab_size);
+  for (int64_t i = 0; i < count; ++i) {
+    entry.top.emplace_back(sampled.top_ids.row<int32_t>(row)[i],
+                           sampled.top_logprobs.row<float>(row)[i]);
+  }
+  return entry;
 }
 
 }  // namespace deepflight

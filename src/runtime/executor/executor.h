@@ -11,6 +11,7 @@
 //     step_issue.cpp      a plan put on the device      step_deltas.h        admissions, grants
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -26,10 +27,12 @@
 #include "model/deepseek/config.h"
 #include "model/deepseek/decoder.h"
 #include "model/deepseek/model_weights.h"
+#include "model/deepseek/mtp.h"
 #include "runtime/executor/executor_memory.h"
 #include "runtime/executor/step_buffers.h"
 #include "runtime/executor/step_deltas.h"
 #include "runtime/request/step_plan.h"
+#include "runtime/speculative/speculative_config.h"
 
 namespace deepflight {
 
@@ -39,6 +42,8 @@ struct ExecutorConfig {
   int64_t max_batched_tokens = 0;
   int64_t max_pages_per_slot = 0;
   KvFormat kv_format = KvFormat::kF32;
+  SpeculativeConfig speculative;
+  bool captures_without_drafts = false;  // decode steps that neither verify nor make any, too
 
   // Decode steps of these sizes are captured, ascending: what the scheduler pads to. Empty: none.
   std::vector<int32_t> decode_batch_sizes;
@@ -78,8 +83,9 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  // Bytes of the KV pool of config.num_pages.
-  static int64_t kv_pool_bytes(const ExecutorConfig& config, const DeepseekConfig& model_config);
+  // Bytes of the KV pool of config.num_pages; `activation` is the backend's.
+  static int64_t kv_pool_bytes(const ExecutorConfig& config, const DeepseekConfig& model_config,
+                               DType activation);
 
   const ExecutorMemory& memory() const { return memory_; }
   ExecutorStats stats() const;
@@ -100,11 +106,13 @@ class Executor {
   struct Slot {
     std::vector<int32_t> tokens;  // as admitted: prompt and replayed output; empty: no sequence
     int num_logprobs = -1;
+    int32_t max_drafts = 0;
     int64_t admitted_in = 0;  // number of the step
   };
   struct ResultRow {
     SlotId slot = 0;
     int num_logprobs = -1;
+    int32_t num_drafts = 0;
   };
   // Host memory of one step.
   struct Staging {
@@ -116,21 +124,30 @@ class Executor {
     uint64_t step_id = 0;
     int64_t start_us = 0;
     Staging* staging = nullptr;
-    int64_t num_sampled_rows = 0;  // padding included
-    std::vector<ResultRow> rows;   // without padding
+    StepCounts counts;            // padding included
+    std::vector<ResultRow> rows;  // without padding
     StepEvent event;
     std::exception_ptr failure;
   };
-  // A captured decode step. Its ops refer to these views.
-  struct DecodeGraph {
+  // The arrays of one step on the device, and what of drafts it makes.
+  struct StepViews {
     StepInputs inputs;
     SampledTokens sampled;
+    DraftInputs drafts;
+    int64_t next_draft_len = 0;
+  };
+  // A captured decode step. Its ops refer to these views.
+  struct DecodeGraph {
+    StepViews views;
     StepGraph graph;
   };
+  // Rows, drafts verified, drafts made.
+  using GraphKey = std::array<int64_t, 3>;
 
   void thread_loop();
   void issue_launched_steps();
   StepResult read_result(const IssuedStep& step) const;
+  TokenLogprobs read_logprobs(const SampledTokens& sampled, int64_t row, int num_logprobs) const;
   void synchronize_quietly();
 
   // Of the thread, step_issue.cpp.
@@ -144,8 +161,8 @@ class Executor {
   StepCounts count_work(const StepPlan& plan);
   StepInputs upload_inputs(const StepPlan& plan, const StepCounts& counts, Staging* staging);
   void list_result_rows(const StepPlan& plan, IssuedStep* step) const;
-  SampledTokens device_sampled(int64_t num_rows) const;
-  void run_step(const StepInputs& inputs, const SampledTokens& sampled);
+  StepViews device_views(const StepInputs& inputs, int64_t next_draft_len) const;
+  void run_step(const StepViews& views);
   void copy_results(const IssuedStep& step);
 
   // Of the thread, executor_setup.cpp.
@@ -153,7 +170,8 @@ class Executor {
   void use_pool(int64_t num_pages);
   void warm_up();
   std::vector<StepPlan> warm_up_plans() const;
-  std::unique_ptr<DecodeGraph> capture_decode_step(int64_t num_rows);
+  std::unique_ptr<DecodeGraph> capture_decode_step(const GraphKey& key);
+  std::vector<GraphKey> graph_keys() const;
   void capture_decode_steps();
   int64_t measure_graph_bytes();
   int64_t available_bytes() const;
@@ -167,14 +185,16 @@ class Executor {
   StateBuffers state_;
   Buffer inputs_memory_;
   Buffer sampled_memory_;
+  Buffer drafts_memory_;
   Buffer deltas_memory_;
   DecoderWorkspace workspace_;
   Decoder decoder_;
+  MtpDrafter drafter_;
   Buffer pool_memory_;
   KvPool pool_;
   std::vector<Slot> slots_;
   DeltaRounds deltas_;
-  std::map<int64_t, std::unique_ptr<DecodeGraph>> graphs_;
+  std::map<GraphKey, std::unique_ptr<DecodeGraph>> graphs_;
   int64_t num_issued_ = 0;
   std::vector<Staging> staging_;
 

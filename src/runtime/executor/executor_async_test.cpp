@@ -241,7 +241,8 @@ TEST_F(ExecutorAsyncTest, ThePoolTakesWhatIsLeft) {
   // A full budget; expanded attention at 320 tokens of context takes less.
   EXPECT_EQ(memory.scratch_bytes, 256 * DeferredBackend::kScratchBytesPerToken);
   EXPECT_EQ(memory.graph_bytes, (1 + 2 + 4) * DeferredBackend::kGraphBytesPerRow);
-  EXPECT_EQ(memory.page_bytes, Executor::kv_pool_bytes({.num_pages = 1}, model_->config));
+  EXPECT_EQ(memory.page_bytes,
+            Executor::kv_pool_bytes({.num_pages = 1}, model_->config, DType::kF32));
   EXPECT_LE(memory.total_bytes(), kLimit);
   // What is not used: the bound on the graphs, and less than a page.
   const int64_t graph_slack = 3 * 4 * DeferredBackend::kGraphBytesPerRow - memory.graph_bytes;

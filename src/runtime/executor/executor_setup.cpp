@@ -9,18 +9,33 @@
 namespace deepflight {
 namespace {
 
-StepLimits make_limits(const ExecutorConfig& config, const DeepseekConfig& model_config) {
+StepLimits make_limits(const ExecutorConfig& config, const DeepseekConfig& model_config,
+                       DType activation) {
   const auto& sizes = config.decode_batch_sizes;
   CHECK(std::ranges::is_sorted(sizes) && (sizes.empty() || sizes.front() > 0), sizes.size());
   CHECK(config.num_pages > 0 || config.memory_limit_bytes > 0, config.num_pages);
-  return {config.max_num_slots, config.max_pages_per_slot, config.max_batched_tokens,
-          model_config.vocab_size, sizes.empty() ? 0 : sizes.back()};
+  return {.max_num_slots = config.max_num_slots,
+          .max_pages_per_slot = config.max_pages_per_slot,
+          .max_batched_tokens = config.max_batched_tokens,
+          .vocab_size = model_config.vocab_size,
+          .max_decode_rows = sizes.empty() ? 0 : sizes.back(),
+          .draft_len = config.speculative.draft_len,
+          .states_width = MtpDrafter::states_width(model_config, config.speculative.num_modules()),
+          .activation_dtype = activation};
 }
 
-KvPool make_pool(const ExecutorConfig& config, const DeepseekConfig& model_config,
+KvPool make_pool(const ExecutorConfig& config, const DeepseekConfig& model_config, DType activation,
                  int64_t num_pages, void* memory) {
-  return {memory, config.kv_format, num_pages, model_config.num_layers,
-          model_config.kv_token_dim()};
+  const int64_t num_modules = config.speculative.num_modules();
+  KvPool pool;
+  pool.base = memory;
+  pool.format = config.kv_format;
+  pool.num_pages = num_pages;
+  pool.num_layers = model_config.num_layers + num_modules;
+  pool.token_dim = model_config.kv_token_dim();
+  pool.tail_bytes = MtpDrafter::states_width(model_config, num_modules) * dtype_bytes(activation);
+  pool.tail_bytes = (pool.tail_bytes + 15) / 16 * 16;
+  return pool;
 }
 
 // Pages without which the executor is of no use.
@@ -39,11 +54,13 @@ ExecutorMemory plan_memory(const ExecutorConfig& config, const StepLimits& limit
   ExecutorMemory memory;
   memory.weights_bytes = config.weights_bytes;
   memory.state_bytes = state_bytes(limits);
-  memory.workspace_bytes = DecoderWorkspace::size_bytes(model_config, limits.max_tokens(),
-                                                        limits.max_sampled_rows(), backend) +
-                           max_inputs_bytes(limits) + sampled_bytes(limits.max_sampled_rows()) +
-                           delta_block_bytes(config);
-  memory.page_bytes = make_pool(config, model_config, 1, nullptr).size_bytes();
+  memory.workspace_bytes =
+      DecoderWorkspace::size_bytes(model_config, limits.max_tokens(), limits.max_sampled_rows(),
+                                   backend, limits.draft_len > 0) +
+      max_inputs_bytes(limits) + sampled_bytes(limits.max_sampled_rows(), limits.max_sequences()) +
+      max_drafts_bytes(limits) + delta_block_bytes(config);
+  memory.page_bytes =
+      make_pool(config, model_config, backend.activation_dtype(), 1, nullptr).size_bytes();
   if (config.memory_limit_bytes > 0) {
     fit_pages(memory, config.memory_limit_bytes - memory.fixed_bytes(), min_pages(config));
   }
@@ -55,19 +72,28 @@ ExecutorMemory plan_memory(const ExecutorConfig& config, const StepLimits& limit
 Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_config,
                    const ModelWeights& weights, Backend& backend)
     : config_(config),
-      limits_(make_limits(config, model_config)),
+      limits_(make_limits(config, model_config, backend.activation_dtype())),
       model_config_(model_config),
       weights_(weights),
       backend_(backend),
       memory_(plan_memory(config, limits_, model_config, backend)),
       state_(limits_, backend),
       inputs_memory_(backend.allocate(max_inputs_bytes(limits_))),
-      sampled_memory_(backend.allocate(sampled_bytes(limits_.max_sampled_rows()))),
+      sampled_memory_(
+          backend.allocate(sampled_bytes(limits_.max_sampled_rows(), limits_.max_sequences()))),
+      drafts_memory_(limits_.draft_len > 0 ? backend.allocate(max_drafts_bytes(limits_))
+                                           : Buffer()),
       deltas_memory_(backend.allocate(delta_block_bytes(config))),
-      workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend),
+      workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend,
+                 limits_.draft_len > 0),
       decoder_(model_config, weights, backend, workspace_),
+      drafter_(model_config, weights, backend, workspace_, decoder_),
       slots_(config.max_num_slots),
       deltas_(delta_block_bytes(config)) {
+  const Status valid = config.speculative.validate();
+  CHECK(valid.ok(), valid.error().message);
+  CHECK(config.speculative.num_modules() <= static_cast<int64_t>(weights.mtp.size()),
+        weights.mtp.size(), "drafts need MTP modules");
   staging_.resize(kNumStagingBlocks);
   for (Staging& staging : staging_) {
     staging.inputs = backend.allocate_staging(inputs_memory_.size_bytes());
@@ -84,8 +110,9 @@ Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_con
   std::rethrow_exception(setup_failure_);
 }
 
-int64_t Executor::kv_pool_bytes(const ExecutorConfig& config, const DeepseekConfig& model_config) {
-  return make_pool(config, model_config, config.num_pages, nullptr).size_bytes();
+int64_t Executor::kv_pool_bytes(const ExecutorConfig& config, const DeepseekConfig& model_config,
+                                DType activation) {
+  return make_pool(config, model_config, activation, config.num_pages, nullptr).size_bytes();
 }
 
 void Executor::use_pool(int64_t num_pages) {
@@ -93,7 +120,8 @@ void Executor::use_pool(int64_t num_pages) {
   pool_memory_ = Buffer();
   if (num_pages == 0) return;
   pool_memory_ = backend_.allocate(num_pages * memory_.page_bytes);
-  pool_ = make_pool(config_, model_config_, num_pages, pool_memory_.data());
+  pool_ = make_pool(config_, model_config_, backend_.activation_dtype(), num_pages,
+                    pool_memory_.data());
 }
 
 void Executor::set_up() {
@@ -139,8 +167,10 @@ std::vector<StepPlan> Executor::warm_up_plans() const {
     plan->prefill_chunks.push_back(
         {slot, kind, static_cast<int32_t>(start), static_cast<int32_t>(length), true});
   };
+  const int64_t draft_len = config_.speculative.draft_len;
   const int64_t longest =
-      std::min(config_.max_pages_per_slot * kPageTokens, weights_.rope.cos_sin.dim(0));
+      std::min(config_.max_pages_per_slot * kPageTokens, weights_.rope.cos_sin.dim(0)) -
+      config_.speculative.reach();
   std::vector<StepPlan> plans;
   // A full budget of one kind of chunk, in as few sequences as can have it. Absorbed attention
   // knows no lengths on the host, so its scratch depends on counts alone; expanded attention gets
@@ -155,12 +185,15 @@ std::vector<StepPlan> Executor::warm_up_plans() const {
       add_chunk(slot, kind, start, length, &plan);
       budget -= length;
     }
+    plan.next_draft_len = static_cast<int32_t>(draft_len);
   }
   // Half of the sequences decode, the others have chunks of one length; and all of them decode.
-  const int64_t num_sequences = std::min(config_.max_num_slots, config_.max_batched_tokens);
+  const int64_t num_sequences =
+      std::min(config_.max_num_slots, config_.max_batched_tokens / (1 + draft_len));
   const int64_t num_rows = num_sequences / 2;
   const int64_t length =
-      std::min(longest, (config_.max_batched_tokens - num_rows) / (num_sequences - num_rows));
+      std::min(longest, (config_.max_batched_tokens - num_rows * (1 + draft_len)) /
+                            (num_sequences - num_rows));
   StepPlan mixed, decode;
   for (SlotId slot = 0; slot < num_sequences; ++slot) {
     admit(slot, length, &mixed);
@@ -172,8 +205,10 @@ std::vector<StepPlan> Executor::warm_up_plans() const {
       add_chunk(slot, ChunkKind::kPrompt, 0, length, &mixed);
     }
   }
-  plans.push_back(std::move(mixed));
-  plans.push_back(std::move(decode));
+  for (StepPlan* plan : {&mixed, &decode}) {
+    plan->draft_len = plan->next_draft_len = static_cast<int32_t>(draft_len);
+    plans.push_back(std::move(*plan));
+  }
   return plans;
 }
 
@@ -186,8 +221,9 @@ void Executor::warm_up() {
     backend_.wait(step.event);
   }
   // Captured sizes may be larger than any of these. All rows are padding.
-  for (const int32_t size : config_.decode_batch_sizes) {
-    run_step(upload_inputs({}, StepCounts::decode(size), staging), device_sampled(size));
+  for (const auto& [num_rows, draft_len, next_draft_len] : graph_keys()) {
+    const StepCounts counts = StepCounts::decode(num_rows, draft_len);
+    run_step(device_views(upload_inputs({}, counts, staging), next_draft_len));
     backend_.wait(backend_.record());
   }
   for (Slot& slot : slots_) slot = {};
@@ -197,37 +233,45 @@ void Executor::warm_up() {
   stats_ = {};
 }
 
-std::unique_ptr<Executor::DecodeGraph> Executor::capture_decode_step(int64_t num_rows) {
+// Largest first: the smaller ones find room in what it took.
+std::vector<Executor::GraphKey> Executor::graph_keys() const {
+  const int64_t draft_len = config_.speculative.draft_len;
+  std::vector<GraphKey> keys;
+  const auto& sizes = config_.decode_batch_sizes;
+  for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+    keys.push_back({*size, draft_len, draft_len});
+    if (config_.captures_without_drafts && draft_len > 0) keys.push_back({*size, 0, 0});
+  }
+  return keys;
+}
+
+std::unique_ptr<Executor::DecodeGraph> Executor::capture_decode_step(const GraphKey& key) {
+  const auto& [num_rows, draft_len, next_draft_len] = key;
   auto decode = std::make_unique<DecodeGraph>();
   Carver carver(inputs_memory_.data());
-  decode->inputs = carve_inputs(StepCounts::decode(num_rows), carver);
-  decode->sampled = device_sampled(num_rows);
-  decode->graph =
-      backend_.capture([this, step = decode.get()] { run_step(step->inputs, step->sampled); });
+  const StepInputs inputs = carve_inputs(StepCounts::decode(num_rows, draft_len), carver);
+  decode->views = device_views(inputs, next_draft_len);
+  decode->graph = backend_.capture([this, step = decode.get()] { run_step(step->views); });
   return decode;
 }
 
-// Largest first: the smaller ones find room in what it took.
 void Executor::capture_decode_steps() {
-  const auto& sizes = config_.decode_batch_sizes;
-  if (sizes.empty()) return;
   const int64_t free_bytes = backend_.free_memory_bytes();
-  for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
-    graphs_.emplace(*size, capture_decode_step(*size));
-  }
+  for (const GraphKey& key : graph_keys()) graphs_.emplace(key, capture_decode_step(key));
+  if (graphs_.empty()) return;
   backend_.synchronize();
   memory_.graph_bytes = std::max<int64_t>(0, free_bytes - backend_.free_memory_bytes());
 }
 
 // An upper bound, by the largest: the pool's place is not known yet, so it is captured again later.
 int64_t Executor::measure_graph_bytes() {
-  const auto& sizes = config_.decode_batch_sizes;
-  if (sizes.empty()) return 0;
+  const std::vector<GraphKey> keys = graph_keys();
+  if (keys.empty()) return 0;
   const int64_t free_bytes = backend_.free_memory_bytes();
-  const auto trial = capture_decode_step(sizes.back());
+  const auto trial = capture_decode_step(keys.front());
   backend_.synchronize();
   const int64_t bytes = std::max<int64_t>(0, free_bytes - backend_.free_memory_bytes());
-  return bytes * static_cast<int64_t>(sizes.size());
+  return bytes * static_cast<int64_t>(keys.size());
 }
 
 }  // namespace deepflight

@@ -347,9 +347,9 @@ TEST_F(ExecutorTest, DestructionWithStepsLaunched) {
 TEST_F(ExecutorTest, PoolBytes) {
   // 24 pages x 2 layers x 64 tokens x (16 + 8) elements.
   ExecutorConfig config = this->config();
-  EXPECT_EQ(Executor::kv_pool_bytes(config, model_->config), 24 * 2 * 64 * 24 * 4);
+  EXPECT_EQ(Executor::kv_pool_bytes(config, model_->config, DType::kF32), 24 * 2 * 64 * 24 * 4);
   config.kv_format = KvFormat::kBF16;
-  EXPECT_EQ(Executor::kv_pool_bytes(config, model_->config), 24 * 2 * 64 * 24 * 2);
+  EXPECT_EQ(Executor::kv_pool_bytes(config, model_->config, DType::kF32), 24 * 2 * 64 * 24 * 2);
 }
 
 TEST_F(ExecutorTest, Bf16PoolRuns) {

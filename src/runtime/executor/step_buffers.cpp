@@ -32,12 +32,17 @@ StepState carve_state(const StepLimits& limits, Carver& carver) {
   state.banned_ids = carver.take(DType::kI32, {slots, kMaxBannedIds});
   state.sampling = static_cast<SlotSampling*>(
       carver.take_bytes(slots * static_cast<int64_t>(sizeof(SlotSampling))));
+  if (limits.states_width == 0) return state;
+  state.draft_tokens = carver.take(DType::kI32, {slots, limits.draft_len});
+  state.thinking = carver.take(DType::kI32, {slots});
+  state.carried_states = carver.take(limits.activation_dtype, {slots, limits.states_width});
   return state;
 }
 
 StepInputs carve_inputs(const StepCounts& counts, Carver& carver) {
   StepInputs inputs;
   inputs.num_decode_rows = counts.num_decode_rows;
+  inputs.draft_len = counts.draft_len;
   inputs.num_tokens = counts.num_tokens;
   inputs.num_absorbed_tokens = counts.num_absorbed_tokens;
   inputs.num_sampled_rows = counts.num_sampled_rows;
@@ -51,10 +56,29 @@ StepInputs carve_inputs(const StepCounts& counts, Carver& carver) {
   return inputs;
 }
 
-SampledTokens carve_sampled(int64_t num_rows, Carver& carver) {
+DraftInputs carve_drafts(const StepInputs& inputs, const SampledTokens& sampled, Carver& carver) {
+  DraftInputs drafts;
+  StepInputs& verified = drafts.verified;
+  verified.num_tokens = inputs.num_sampled_rows;
+  verified.token_ids = sampled.tokens;
+  verified.token_slots = inputs.sampled_slots;
+  verified.positions = carver.take(DType::kI32, {verified.num_tokens});
+  StepInputs& chain = drafts.chain;
+  chain.num_tokens = chain.num_absorbed_tokens = inputs.num_results();
+  chain.token_ids = carver.take(DType::kI32, {chain.num_tokens});
+  chain.positions = carver.take(DType::kI32, {chain.num_tokens});
+  chain.absorbed = carve_batch(chain.num_tokens, carver);
+  chain.token_slots = chain.absorbed.slots;
+  drafts.last_rows = carver.take(DType::kI32, {chain.num_tokens});
+  return drafts;
+}
+
+SampledTokens carve_sampled(int64_t num_rows, int64_t num_results, Carver& carver) {
   SampledTokens sampled;
   sampled.max_logprobs = kMaxTopLogprobs;
-  sampled.first_bad_row = carver.take(DType::kI32, {1});
+  const TensorView counts = carver.take(DType::kI32, {1 + num_results});
+  sampled.first_bad_row = counts.slice(0, 0, 1);
+  sampled.num_accepted = counts.slice(0, 1, num_results);
   sampled.tokens = carver.take(DType::kI32, {num_rows});
   sampled.logprobs = carver.take(DType::kF32, {num_rows});
   sampled.top_ids = carver.take(DType::kI32, {num_rows, kMaxTopLogprobs});
@@ -81,15 +105,26 @@ int64_t max_inputs_bytes(const StepLimits& limits) {
                        .num_sampled_rows = limits.max_sampled_rows()});
 }
 
-int64_t sampled_bytes(int64_t num_rows) {
+int64_t sampled_bytes(int64_t num_rows, int64_t num_results) {
   Carver carver(nullptr);
-  carve_sampled(num_rows, carver);
+  carve_sampled(num_rows, num_results, carver);
   return carver.used_bytes();
 }
 
-int64_t sampled_tokens_bytes(int64_t num_rows) {
+int64_t max_drafts_bytes(const StepLimits& limits) {
+  if (limits.states_width == 0) return 0;
+  StepInputs inputs;
+  inputs.num_decode_rows = limits.max_sequences();
+  inputs.draft_len = limits.draft_len;
+  inputs.num_sampled_rows = limits.max_sampled_rows();
   Carver carver(nullptr);
-  carver.take(DType::kI32, {1});
+  carve_drafts(inputs, {}, carver);
+  return carver.used_bytes();
+}
+
+int64_t sampled_tokens_bytes(int64_t num_rows, int64_t num_results) {
+  Carver carver(nullptr);
+  carver.take(DType::kI32, {1 + num_results});
   carver.take(DType::kI32, {num_rows});
   return carver.used_bytes();
 }

@@ -25,10 +25,30 @@ SlotSampling make_sampling(const SlotAdmission& admission) {
   return sampling;
 }
 
+void set_drafts(const SamplingParams& params, const SpeculativeConfig& config,
+                SlotSampling* sampling) {
+  sampling->max_drafts = params.use_drafts ? config.draft_len : 0;
+  sampling->relaxed_topn = config.relaxed_topn;
+  sampling->relaxed_delta = config.relaxed_delta;
+  sampling->think_start = config.think_start;
+  sampling->think_end = config.think_end;
+  sampling->simulated_acceptance = config.simulated_acceptance;
+}
+
+// Whether the last of the two tokens is the one that opens.
+bool ends_thinking(std::span<const int32_t> tokens, const SpeculativeConfig& config) {
+  for (size_t i = tokens.size(); i-- > 0;) {
+    if (tokens[i] == config.think_end) return false;
+    if (tokens[i] == config.think_start) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 PendingAdmission make_admission(const SlotAdmission& admission, std::span<const int32_t> tokens,
-                                std::span<const int32_t> eos_token_ids) {
+                                std::span<const int32_t> eos_token_ids,
+                                const SpeculativeConfig& speculative) {
   const SamplingParams& params = *admission.sampling;
   PendingAdmission pending;
   pending.biases = params.logit_bias;
@@ -44,6 +64,8 @@ PendingAdmission make_admission(const SlotAdmission& admission, std::span<const 
   delta.kv_len = admission.num_cached_tokens;
   delta.num_outputs = static_cast<int32_t>(tokens.size()) - admission.prompt_len;
   delta.sampling = make_sampling(admission);
+  set_drafts(params, speculative, &delta.sampling);
+  delta.thinking = speculative.relaxed_topn > 0 && ends_thinking(tokens, speculative) ? 1 : 0;
   delta.sampling.num_banned = static_cast<int32_t>(pending.banned_ids.size());
   if (params.repetition_penalty != 1.0f) {
     pending.tokens = tokens;

@@ -9,6 +9,7 @@
 
 #include "compute/ops/step_state.h"
 #include "runtime/request/step_plan.h"
+#include "runtime/speculative/speculative_config.h"
 #include "tensor/carver.h"
 
 namespace deepflight {
@@ -26,7 +27,8 @@ struct PendingAdmission {
 
 // `tokens`: the admission's own, wherever they are kept now.
 PendingAdmission make_admission(const SlotAdmission& admission, std::span<const int32_t> tokens,
-                                std::span<const int32_t> eos_token_ids);
+                                std::span<const int32_t> eos_token_ids,
+                                const SpeculativeConfig& speculative);
 
 class DeltaRounds {
  public:

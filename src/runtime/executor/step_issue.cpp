@@ -24,11 +24,14 @@ class InputWriter {
   }
   const StepInputs& host() const { return host_; }
 
-  // Its token, position and length are the device's to fill in.
+  // Its tokens, positions and length are the device's to fill in.
   void add_decode_row(SlotId slot) {
-    sample(num_tokens_, slot);
-    add_sequence(slot, 1, 0, &host_.absorbed);
-    add_token(slot, 0, 0);
+    const auto length = static_cast<int32_t>(1 + host_.draft_len);
+    add_sequence(slot, length, 0, &host_.absorbed);
+    for (int32_t i = 0; i < length; ++i) {
+      sample(num_tokens_, slot);
+      add_token(slot, 0, 0);
+    }
   }
   // Returns its last token's index.
   int32_t add_chunk(const PrefillChunk& chunk, const std::vector<int32_t>& tokens) {
@@ -76,15 +79,17 @@ Executor::IssuedStep Executor::issue(StepPlan plan, Staging* staging) {
     StepCounts counts = count_work(plan);
     list_result_rows(plan, &step);
     const auto graph =
-        plan.prefill_chunks.empty() ? graphs_.find(plan.padded_num_decode_rows) : graphs_.end();
-    captured = graph != graphs_.end() && graph->first >= counts.num_decode_rows;
-    if (captured) counts = StepCounts::decode(graph->first);
-    step.num_sampled_rows = counts.num_sampled_rows;
+        plan.prefill_chunks.empty()
+            ? graphs_.find({plan.padded_num_decode_rows, plan.draft_len, plan.next_draft_len})
+            : graphs_.end();
+    captured = graph != graphs_.end() && graph->first[0] >= counts.num_decode_rows;
+    if (captured) counts = StepCounts::decode(graph->first[0], plan.draft_len);
+    step.counts = counts;
     const StepInputs inputs = upload_inputs(plan, counts, staging);
     if (captured) {
       backend_.launch(graph->second->graph);
     } else {
-      run_step(inputs, device_sampled(counts.num_sampled_rows));
+      run_step(device_views(inputs, plan.next_draft_len));
     }
     copy_results(step);
     step.event = backend_.record();
@@ -115,7 +120,10 @@ Executor::Slot& Executor::running_slot(SlotId slot) {
 void Executor::take_deltas(StepPlan* plan) {
   deltas_.clear();
   try {
-    CHECK(plan->draft_len == 0, plan->draft_len, "draft tokens need an MTP module");
+    const int32_t max_draft_len = config_.speculative.draft_len;
+    CHECK(plan->draft_len >= 0 && plan->draft_len <= max_draft_len && plan->next_draft_len >= 0 &&
+              plan->next_draft_len <= max_draft_len,
+          plan->draft_len, plan->next_draft_len, max_draft_len);
     for (const SlotId slot : plan->retired_slots) slot_at(slot).tokens.clear();
     for (auto& admission : plan->admissions) take_admission(&admission);
     for (const auto& grant : plan->page_grants) check_grant(grant);
@@ -150,13 +158,14 @@ void Executor::take_admission(SlotAdmission* admission) {
     CHECK(token >= 0 && token < model_config_.vocab_size, token);
   }
   CHECK(params.logit_bias.size() <= kMaxLogitBiases, params.logit_bias.size());
-  PendingAdmission pending =
-      make_admission(*admission, admission->tokens, model_config_.eos_token_ids);
+  PendingAdmission pending = make_admission(*admission, admission->tokens,
+                                            model_config_.eos_token_ids, config_.speculative);
   CHECK(static_cast<int64_t>(pending.banned_ids.size()) <= kMaxBannedIds,
         pending.banned_ids.size());
   // A vector's elements stay where they are when it is moved, so `pending` keeps seeing them.
   slot.tokens = std::move(admission->tokens);
   slot.num_logprobs = params.num_logprobs.value_or(-1);
+  slot.max_drafts = pending.delta.sampling.max_drafts;
   deltas_.add(std::move(pending));
 }
 
@@ -188,7 +197,7 @@ void Executor::upload_deltas(const StepPlan& plan, Staging* staging) {
 StepCounts Executor::count_work(const StepPlan& plan) {
   const auto num_rows = static_cast<int64_t>(plan.decode_rows.size());
   CHECK(num_rows <= config_.max_num_slots, num_rows);
-  StepCounts counts = StepCounts::decode(num_rows);
+  StepCounts counts = StepCounts::decode(num_rows, plan.draft_len);
   for (const auto& row : plan.decode_rows) running_slot(row.slot);
   for (const auto& chunk : plan.prefill_chunks) {
     const auto num_known = static_cast<int64_t>(running_slot(chunk.slot).tokens.size());
@@ -242,34 +251,51 @@ StepInputs Executor::upload_inputs(const StepPlan& plan, const StepCounts& count
 }
 
 void Executor::list_result_rows(const StepPlan& plan, IssuedStep* step) const {
-  const auto add = [&](SlotId slot) { step->rows.push_back({slot, slots_[slot].num_logprobs}); };
-  for (const auto& row : plan.decode_rows) add(row.slot);
+  const auto add = [&](SlotId slot, int32_t draft_len) {
+    step->rows.push_back(
+        {slot, slots_[slot].num_logprobs, std::min(draft_len, slots_[slot].max_drafts)});
+  };
+  for (const auto& row : plan.decode_rows) add(row.slot, plan.draft_len);
   for (const auto& chunk : plan.prefill_chunks) {
-    if (chunk.samples) add(chunk.slot);
+    if (chunk.samples) add(chunk.slot, 0);
   }
 }
 
-SampledTokens Executor::device_sampled(int64_t num_rows) const {
-  Carver carver(sampled_memory_.data());
-  return carve_sampled(num_rows, carver);
+Executor::StepViews Executor::device_views(const StepInputs& inputs, int64_t next_draft_len) const {
+  StepViews views{.inputs = inputs, .sampled = {}, .drafts = {}, .next_draft_len = next_draft_len};
+  Carver sampled_carver(sampled_memory_.data());
+  views.sampled = carve_sampled(inputs.num_sampled_rows, inputs.num_results(), sampled_carver);
+  if (config_.speculative.draft_len == 0) return views;
+  Carver drafts_carver(drafts_memory_.data());
+  views.drafts = carve_drafts(inputs, views.sampled, drafts_carver);
+  return views;
 }
 
-void Executor::run_step(const StepInputs& inputs, const SampledTokens& sampled) {
+// Target, verification, state and drafts: what one graph holds.
+void Executor::run_step(const StepViews& views) {
   const StepState& state = state_.state;
+  const StepInputs& inputs = views.inputs;
+  const bool has_mtp = config_.speculative.draft_len > 0;
   backend_.prepare_step(state, inputs);
   const TensorView logits = decoder_.forward(state, inputs, pool_);
-  if (inputs.num_sampled_rows > 0) backend_.sample(state, inputs, logits, sampled);
-  backend_.update_state(state, inputs, sampled);
+  if (has_mtp) drafter_.follow_chunks(state, inputs, pool_);
+  if (inputs.num_sampled_rows > 0) backend_.sample(state, inputs, logits, views.sampled);
+  backend_.update_state(state, inputs, views.sampled);
+  if (!has_mtp || inputs.num_sampled_rows == 0) return;
+  backend_.begin_drafts(state, inputs, views.sampled, views.drafts);
+  drafter_.draft(state, views.drafts, views.next_draft_len, pool_);
 }
 
 // Tokens; log-probabilities only if a row asks for them.
 void Executor::copy_results(const IssuedStep& step) {
-  const int64_t num_rows = step.num_sampled_rows;
+  const int64_t num_rows = step.counts.num_sampled_rows;
+  const int64_t num_results = step.counts.num_results();
   if (num_rows == 0) return;
   const bool logprobs =
       std::ranges::any_of(step.rows, [](const ResultRow& row) { return row.num_logprobs >= 0; });
   backend_.copy_out_async(step.staging->sampled.data(), sampled_memory_.data(),
-                          logprobs ? sampled_bytes(num_rows) : sampled_tokens_bytes(num_rows));
+                          logprobs ? sampled_bytes(num_rows, num_results)
+                                   : sampled_tokens_bytes(num_rows, num_results));
 }
 
 }  // namespace deepflight

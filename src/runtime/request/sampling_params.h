@@ -37,6 +37,7 @@ struct SamplingParams {
   std::vector<std::string> stop;    // ends the text before the match
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
+  bool use_drafts = true;  // where the engine makes drafts (--mtp)
 
   bool greedy() const { return temperature == 0.0f; }
 

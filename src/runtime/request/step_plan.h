@@ -65,6 +65,7 @@ struct StepPlan {
   std::vector<DecodeRow> decode_rows;
   std::vector<PrefillChunk> prefill_chunks;
   int32_t draft_len = 0;               // draft tokens verified per decode row (MTP)
+  int32_t next_draft_len = 0;          // draft tokens made for the next step
   int32_t padded_num_decode_rows = 0;  // the decode graph's batch size, >= decode_rows.size()
 
   bool has_work() const { return !decode_rows.empty() || !prefill_chunks.empty(); }
@@ -80,6 +81,7 @@ struct RowResult {
   SlotId slot = 0;
   std::vector<int32_t> tokens;          // accepted: a decode row 1 to draft_len + 1, a chunk 1
   std::vector<TokenLogprobs> logprobs;  // one a token where the slot asked for them, else empty
+  int32_t num_drafts = 0;               // of a decode row: drafts that were verified
 };
 
 struct StepResult {

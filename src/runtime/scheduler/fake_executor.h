@@ -64,7 +64,10 @@ class FakeExecutor {
     apply_deltas(plan);
     StepResult result{.step_id = plan.step_id};
     for (const DecodeRow& row : plan.decode_rows) {
-      result.rows.push_back({row.slot, decode(row.slot, plan.draft_len)});
+      RowResult& out = result.rows.emplace_back();
+      out.slot = row.slot;
+      out.num_drafts = plan.draft_len;
+      out.tokens = decode(row.slot, plan.draft_len, plan.next_draft_len);
     }
     for (const PrefillChunk& chunk : plan.prefill_chunks) {
       std::vector<int32_t> tokens = prefill(chunk);
@@ -82,7 +85,7 @@ class FakeExecutor {
     if (progress > 0) apply_deltas(plan);
     if (progress > 1) {
       for (size_t i = 0; i < plan.decode_rows.size() / 2; ++i) {
-        decode(plan.decode_rows[i].slot, plan.draft_len);
+        decode(plan.decode_rows[i].slot, plan.draft_len, plan.next_draft_len);
       }
       for (size_t i = 0; i < plan.prefill_chunks.size() / 2; ++i) prefill(plan.prefill_chunks[i]);
     }
@@ -201,7 +204,7 @@ class FakeExecutor {
     return model;
   }
 
-  std::vector<int32_t> decode(SlotId slot_id, int32_t draft_len) {
+  std::vector<int32_t> decode(SlotId slot_id, int32_t draft_len, int32_t next_draft_len) {
     Slot& slot = slots_[slot_id];
     if (slot.broken) return {1};
     const auto fed = static_cast<int32_t>(slot.tokens.size()) - 1;
@@ -216,7 +219,19 @@ class FakeExecutor {
       slot.tokens.push_back(model.next());
     }
     slot.num_kv = static_cast<int32_t>(slot.tokens.size()) - 1;
+    // Modules write behind every token fed, then behind the accepted ones.
+    if (config_.draft_len > 0) {
+      check_draft_pages(slot, fed + 1,
+                        std::max(fed + draft_len + 1, slot.num_kv + next_draft_len - 1));
+    }
     return {slot.tokens.end() - num_accepted, slot.tokens.end()};
+  }
+
+  // The slot may write at positions [first, last].
+  void check_draft_pages(const Slot& slot, int32_t first, int32_t last) const {
+    for (int32_t position = first; position <= last; ++position) {
+      CHECK(!kv_.is_published(slot.pages.at(position / kPageTokens)), "draft in a shared page");
+    }
   }
 
   std::vector<int32_t> prefill(const PrefillChunk& chunk) {
@@ -233,6 +248,7 @@ class FakeExecutor {
     num_prefill_tokens_ += chunk.length;
     const FakeModel model = read(slot);
     if (!chunk.samples) return {};
+    if (config_.draft_len > 0) check_draft_pages(slot, end, end + config_.draft_len - 1);
     slot.tokens.push_back(model.next());
     return {slot.tokens.back()};
   }

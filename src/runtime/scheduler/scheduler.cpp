@@ -9,7 +9,11 @@
 namespace deepflight {
 
 Scheduler::Scheduler(SchedulerConfig config)
-    : config_(std::move(config)), kv_(config_.num_pages), waiting_(config_) {
+    : config_(std::move(config)),
+      kv_(config_.num_pages),
+      waiting_(config_),
+      draft_policy_(config_.draft_policy, config_.draft_len),
+      next_draft_len_(config_.draft_len) {
   const Status valid = config_.validate();
   CHECK(valid.ok(), valid.error().message);
   for (SlotId slot = config_.max_num_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -25,7 +29,7 @@ Status Scheduler::can_ever_run(int64_t prompt_len, int64_t max_tokens) const {
                             prompt_len, config_.max_model_len);
   }
   const int64_t max_len = std::min<int64_t>(prompt_len + max_tokens, config_.max_model_len);
-  const int64_t num_pages = pages_for(max_len + config_.max_steps_in_flight * config_.draft_len);
+  const int64_t num_pages = pages_for(max_len + config_.max_overshoot());
   if (num_pages > config_.num_pages) {
     return invalid_argument("{} tokens of prompt and output need {} KV pages; the server has {}",
                             max_len, num_pages, config_.num_pages);
@@ -154,6 +158,11 @@ SequenceUpdate Scheduler::accept_tokens(SequenceState* sequence, RowResult* row)
   while (num_kept < row->tokens.size() && !update.stop_cause) {
     sequence->tokens.push_back(row->tokens[num_kept++]);
     update.stop_cause = stop_cause(*sequence);
+  }
+  if (row->num_drafts > 0) {
+    update.num_drafts = row->num_drafts;
+    update.num_accepted_drafts = static_cast<int32_t>(row->tokens.size()) - 1;
+    draft_policy_.note(update.num_drafts, update.num_accepted_drafts);
   }
   row->tokens.resize(num_kept);
   if (row->logprobs.size() > num_kept) row->logprobs.resize(num_kept);

@@ -9,7 +9,8 @@
 //
 // Rules:
 // - Decode rows come before prefill chunks; both go oldest sequence first.
-// - A sequence is taken in with pages for all of its known tokens, so prefill never runs dry.
+// - A sequence is taken in with pages for all of its known tokens and its first drafts, so prefill
+//   never runs dry.
 // - A decode row has pages for its longest outcome. If pages run out, the latest started sequence
 //   is preempted: it gives everything back and waits at the queue's front, its tokens kept, to be
 //   computed again (recompute). The senior sequence never gives way, so some sequence always
@@ -116,6 +117,7 @@ class Scheduler {
   bool awaits_its_copy(const SequenceState& sequence) const;
   bool awaits_shared_page(const SequenceState& sequence, const PrefixProbe& probe) const;
   bool fits(const SequenceState& sequence, const PrefixProbe& probe) const;
+  int32_t num_admission_pages(const SequenceState& sequence) const;
   int32_t num_pages_coming_back() const;
   void preempt(SequenceState* sequence);
 
@@ -145,6 +147,9 @@ class Scheduler {
   std::vector<SequenceState*> running_;  // by start order
   std::vector<SequenceState*> leaving_;  // preempting or finished, named by steps in flight
   std::deque<Step> in_flight_;           // oldest first
+
+  DraftPolicy draft_policy_;
+  int32_t next_draft_len_ = 0;  // drafts that the last plan makes: what the next one verifies
 
   std::vector<SlotId> free_slots_;
   std::vector<SlotId> retired_slots_;  // free, and the executor is yet to be told

@@ -20,6 +20,7 @@ Status SchedulerConfig::validate() const {
   RETURN_IF_ERROR(check_at_least("num_pages", num_pages, 1));
   RETURN_IF_ERROR(check_at_least("max_model_len", max_model_len, 2));
   RETURN_IF_ERROR(check_at_least("draft_len", draft_len, 0));
+  RETURN_IF_ERROR(check_at_least("draft_policy.max_rows", draft_policy.max_rows, 0));
   RETURN_IF_ERROR(check_at_least("max_chunk_tokens", max_chunk_tokens, 1));
   RETURN_IF_ERROR(check_at_least("max_batched_tokens", max_batched_tokens,
                                  int64_t{max_num_slots} * (1 + draft_len)));

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "runtime/kvcache/page.h"
+#include "runtime/speculative/draft_policy.h"
 
 namespace deepflight {
 
@@ -20,7 +21,8 @@ struct SchedulerConfig {
   // Longest chunk of one sequence in a step. Below max_batched_tokens, it leaves a long prompt's
   // followers their share.
   int32_t max_chunk_tokens = 2048;
-  int32_t draft_len = 0;            // draft tokens verified per decode row (MTP)
+  int32_t draft_len = 0;            // draft tokens verified per decode row (MTP), at most
+  DraftPolicyConfig draft_policy;   // when drafts are made
   int32_t max_steps_in_flight = 2;  // 2: plan n+1 while step n runs; 1: read each result first
 
   bool enable_prefix_cache = true;
@@ -47,11 +49,14 @@ struct SchedulerConfig {
   // Error: kInvalidArgument naming the field.
   Status validate() const;
 
-  // The most page table entries a slot can be granted: with drafts, rows write past the model's
-  // length when they have reached it in a step that is not yet read.
-  int32_t max_pages_per_slot() const {
-    return pages_for(max_model_len + max_steps_in_flight * draft_len);
-  }
+  // Tokens past the last one fed to which a row's drafts may write: it feeds draft_len drafts, and
+  // those for the next step lie as far behind them.
+  int32_t draft_reach() const { return 2 * draft_len; }
+  // Tokens past its greatest length to which a sequence may write: drafts, of a row that has
+  // reached that length in a step that is not yet read.
+  int32_t max_overshoot() const { return (max_steps_in_flight + 1) * draft_len; }
+  // The most page table entries a slot can be granted.
+  int32_t max_pages_per_slot() const { return pages_for(max_model_len + max_overshoot()); }
   int32_t watermark_pages() const;
   int32_t padded_decode_rows(int32_t num_rows) const;
 };

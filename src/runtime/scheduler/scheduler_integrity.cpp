@@ -105,8 +105,10 @@ void Scheduler::check_in_flight() const {
     CHECK(actual.num_samples == expected.num_samples, id);
     CHECK(actual.max_new_tokens == expected.max_new_tokens, id);
     if (owned->slot == kNoSlot || owned->prefilling()) continue;
-    const int32_t max_fed_len = std::max(owned->max_len_in_flight() - 1, owned->num_planned);
-    CHECK(std::ssize(owned->pages) >= pages_for(max_fed_len), id, owned->pages.size());
+    // Its last work in flight may write so far; without any, so far did the last one.
+    int32_t max_written_len = std::max(owned->max_len_in_flight() - 1, owned->num_planned);
+    if (owned->in_flight.num_steps > 0) max_written_len += config_.draft_len;
+    CHECK(std::ssize(owned->pages) >= pages_for(max_written_len), id, owned->pages.size());
   }
   CHECK(accounts.size() <= sequences_.size(), accounts.size(), sequences_.size());
 }

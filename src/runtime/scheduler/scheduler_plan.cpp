@@ -33,7 +33,9 @@ StepPlan Scheduler::plan(int64_t now_us) {
   StepPlan& plan = builder.plan;
   plan.step_id = next_step_id_++;
   plan.retired_slots = std::exchange(retired_slots_, {});
-  plan.draft_len = config_.draft_len;
+  plan.draft_len = next_draft_len_;
+  next_draft_len_ = draft_policy_.choose(static_cast<int32_t>(plan.decode_rows.size()));
+  plan.next_draft_len = next_draft_len_;
   plan.padded_num_decode_rows =
       config_.padded_decode_rows(static_cast<int32_t>(plan.decode_rows.size()));
   in_flight_.push_back({plan.step_id, std::move(builder.work), plan.retired_slots});
@@ -42,14 +44,13 @@ StepPlan Scheduler::plan(int64_t now_us) {
 }
 
 void Scheduler::plan_decode_rows(StepBuilder* builder) {
-  const int32_t max_new_tokens = 1 + config_.draft_len;
+  const int32_t max_new_tokens = 1 + next_draft_len_;
   // NOTE: preemption shortens running_ at its end, past the row that asks for pages.
   for (size_t i = 0; i < running_.size(); ++i) {
     SequenceState* sequence = running_[i];
     if (!sequence->can_decode()) continue;
-    // The row feeds the last token and the drafts after it.
-    const int32_t max_fed_len = sequence->max_len_in_flight() + config_.draft_len;
-    if (!reserve_pages(sequence, max_fed_len, builder)) {
+    const int32_t max_written_len = sequence->max_len_in_flight() + config_.draft_reach();
+    if (!reserve_pages(sequence, max_written_len, builder)) {
       ++num_stalled_rows_;
       continue;
     }
@@ -91,7 +92,8 @@ void Scheduler::admit(SequenceState* sequence, StepBuilder* builder, int64_t now
   const int32_t num_tokens = sequence->num_tokens();
   extend_chain(sequence, num_tokens);
   const int32_t num_matched = kv_.match_prefix(sequence->chain, num_tokens, &sequence->pages);
-  const bool allocated = kv_.allocate(pages_for(num_tokens) - num_matched, &sequence->pages);
+  const bool allocated =
+      kv_.allocate(num_admission_pages(*sequence) - num_matched, &sequence->pages);
   CHECK(allocated, num_tokens, num_matched, kv_.num_available());
 
   sequence->status = SequenceStatus::kRunning;
@@ -186,9 +188,14 @@ bool Scheduler::awaits_its_copy(const SequenceState& sequence) const {
 }
 
 bool Scheduler::fits(const SequenceState& sequence, const PrefixProbe& probe) const {
-  const int32_t num_needed = pages_for(sequence.num_tokens()) - probe.num_pages;
+  const int32_t num_needed = num_admission_pages(sequence) - probe.num_pages;
   const int32_t num_left = kv_.num_available() - probe.num_idle_pages - num_needed;
   return num_left >= (running_.empty() ? 0 : config_.watermark_pages());
+}
+
+// For all known tokens, and for the drafts that the last chunk makes.
+int32_t Scheduler::num_admission_pages(const SequenceState& sequence) const {
+  return pages_for(sequence.num_tokens() + config_.draft_len);
 }
 
 // Pages that become available without further ado once the steps in flight are read.

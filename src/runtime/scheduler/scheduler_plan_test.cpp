@@ -382,7 +382,7 @@ TEST(SchedulerPlan, RowsHavePagesForEveryDraftOfTwoSteps) {
   TestRig rig(config);
   rig.add(make_request(1, 57, 100));
   rig.launch();
-  EXPECT_TRUE(rig.launch().page_grants.empty()) << "feeds positions 57 to 60 at most";
+  EXPECT_TRUE(rig.launch().page_grants.empty()) << "feeds positions 57 to 60, drafts at 61 to 63";
   rig.read();
   const StepPlan plan = rig.launch();
   ASSERT_EQ(plan.page_grants.size(), 1u) << "step 2 may end at 62 tokens, step 3 feed 61 to 64";

@@ -89,6 +89,9 @@ class World {
     SchedulerConfig config;
     config.max_num_slots = uniform(1, 12);
     config.draft_len = uniform(0, 1) ? 0 : uniform(1, 3);
+    if (uniform(0, 1)) {
+      config.draft_policy = {.max_rows = uniform(1, 4), .min_tokens = 1.0 + 0.5 * uniform(0, 4)};
+    }
     config.max_steps_in_flight = uniform(1, 2);
     config.max_model_len = uniform(20, 600);
     const int32_t min_pages = config.max_pages_per_slot();

@@ -41,6 +41,10 @@ struct SequenceUpdate {
   std::vector<int32_t> tokens;          // accepted; the end-of-sequence token among them
   std::vector<TokenLogprobs> logprobs;  // one a token where asked for, else empty
   std::optional<StopCause> stop_cause;
+  // Of the step: drafts verified for the sequence, and how many of them were accepted (the ones
+  // past the sequence's end included).
+  int32_t num_drafts = 0;
+  int32_t num_accepted_drafts = 0;
   int32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache when it first started
   int64_t queued_us = 0;          // from its arrival to its first step
 };

@@ -52,6 +52,17 @@ const kTiles = [
     note: ({ last }) => inAll(last.outputTokens, whole),
   },
   {
+    title: "Tokens a step", kind: "rate", from: "draftRows", top: 2, format: round,
+    value: (h) => {
+      const accepted = h.ratio("acceptedDrafts", "draftRows", kRecentMs);
+      return accepted === null ? null : 1 + accepted;
+    },
+    note: ({ last }) => {
+      const share = over(last.acceptedDrafts, last.drafts);
+      return share === null ? "no drafts" : `${percent(share)} of drafts accepted`;
+    },
+  },
+  {
     title: "Time to first token", kind: "latency", from: "ttftSum", top: 0.001,
     format: duration,
     value: (h) => h.ratio("ttftSum", "ttftCount", kRecentMs),
@@ -70,6 +81,7 @@ const kTotals = [
   ["Prompt tokens", "promptTokens"],
   ["Output tokens", "outputTokens"],
   ["Steps", "steps"],
+  ["Draft tokens accepted", "acceptedDrafts"],
   ["Preemptions", "preemptions"],
   ["Pages kept as prefix cache", "kvPagesCached"],
 ];

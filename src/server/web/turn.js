@@ -88,6 +88,12 @@ export class Turn {
     }
     const reasoning = this.usage?.completion_tokens_details?.reasoning_tokens;
     parts.push(`${tokens} tokens` + (reasoning ? `, ${reasoning} of them thinking` : ""));
+    const details = this.usage?.completion_tokens_details;
+    const accepted = details?.accepted_prediction_tokens;
+    if (accepted !== undefined) {
+      const drafted = accepted + details.rejected_prediction_tokens;
+      if (drafted > 0) parts.push(`${Math.round((100 * accepted) / drafted)} % of drafts accepted`);
+    }
     if (this.usage) {
       const cached = this.usage.prompt_tokens_details?.cached_tokens;
       parts.push(`prompt ${this.usage.prompt_tokens}` + (cached ? `, ${cached} from cache` : ""));

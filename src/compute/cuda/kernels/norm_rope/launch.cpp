@@ -58,7 +58,8 @@ bool fits_vectors(const RopeProblem& p) {
   const bool copy =
       is_aligned(p.q_copy, 16) && p.copy_token_stride % 8 == 0 && p.copy_head_stride % 8 == 0;
   const bool latent = is_aligned(p.latent, 16) && p.latent_stride % 8 == 0 &&
-                      pool.token_dim % 8 == 0 && is_aligned(pool.base, 16);
+                      pool.token_dim % 8 == 0 && pool.page_stride_bytes % 16 == 0 &&
+                      is_aligned(pool.base, 16);
   return table && q && copy && latent;
 }
 
@@ -96,7 +97,10 @@ void rope_write_kv(const RopeProblem& problem, cudaStream_t stream) {
   if (p.latent != nullptr) {
     CHECK(p.pool.token_dim >= p.rope_dim && p.latent_stride >= p.pool.token_dim, p.pool.token_dim,
           p.rope_dim, p.latent_stride);
-    CHECK(p.pool.layer >= 0 && p.pool.layer < p.pool.num_layers, p.pool.layer, p.pool.num_layers);
+    const int64_t element_bytes = p.pool.format == PoolFormat::kBF16 ? 2 : 1;
+    CHECK(p.pool.layer >= 0 && p.pool.page_stride_bytes >=
+                                   (p.pool.layer + 1) * 64 * p.pool.token_dim * element_bytes,
+          p.pool.layer, p.pool.page_stride_bytes);
     CHECK(p.pool.base != nullptr && p.pool.token_slots != nullptr && p.pool.page_table != nullptr);
     CHECK(p.pool.scale > 0.0f, p.pool.scale);
   }

@@ -146,8 +146,15 @@ TEST(RopeBench, RopeWriteKv) {
       p.q_head_stride = head_dim;
       p.latent = latents.data() + c * rows * latent_stride + 1536;
       p.latent_stride = latent_stride;
-      p.pool = {pool.data(),         PoolFormat::kBF16,   2,  1, latent + rope, 1.0f,
-                device_slots.data(), device_pages.data(), 128};
+      p.pool = {pool.data(),
+                PoolFormat::kBF16,
+                int64_t{2} * 64 * (latent + rope) * 2,
+                1,
+                latent + rope,
+                1.0f,
+                device_slots.data(),
+                device_pages.data(),
+                128};
       return p;
     };
     report("rope_write_kv", rows, "chosen", bytes,

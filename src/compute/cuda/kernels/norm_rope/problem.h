@@ -38,12 +38,12 @@ struct AddProblem {
 
 enum class PoolFormat : uint8_t { kBF16, kF8E4M3 };
 
-// Where latent rows go: [num_pages][num_layers][64 tokens][token_dim], page of token t =
+// Where latent rows go: [num_layers][64 tokens][token_dim] of each page, page of token t =
 // page_table[token_slots[t]][positions[t] / 64].
 struct PoolTarget {
   void* base = nullptr;
   PoolFormat format = PoolFormat::kBF16;
-  int64_t num_layers = 0;
+  int64_t page_stride_bytes = 0;
   int64_t layer = 0;
   int64_t token_dim = 0;                 // elements
   float scale = 1.0f;                    // of kF8E4M3: stored = e4m3(value / scale)

@@ -22,9 +22,10 @@ __device__ inline char* pool_row(const RopeProblem& p, int64_t token, int positi
   const int slot = pool.token_slots[token];
   if (slot < 0) return nullptr;
   const int64_t page = pool.page_table[slot * pool.page_table_stride + position / kPageTokens];
-  const int64_t row = (page * pool.num_layers + pool.layer) * kPageTokens + position % kPageTokens;
+  const int64_t row = pool.layer * kPageTokens + position % kPageTokens;
   const int64_t element_bytes = pool.format == PoolFormat::kBF16 ? 2 : 1;
-  return static_cast<char*>(pool.base) + row * pool.token_dim * element_bytes;
+  return static_cast<char*>(pool.base) + page * pool.page_stride_bytes +
+         row * pool.token_dim * element_bytes;
 }
 
 // What the latent row holds, in either format.

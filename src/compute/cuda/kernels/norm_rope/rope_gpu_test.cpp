@@ -129,8 +129,9 @@ RopeProblem Call::problem() {
   p.copy_head_stride = token_dim;
   p.latent = latent.data();
   p.latent_stride = latent_stride;
-  p.pool = {pool.data(), format,       kNumLayers,   kLayer,   token_dim,
-            scale,       slots.data(), pages.data(), kMaxPages};
+  p.pool = {pool.data(),  format,       kNumLayers * 64 * token_dim * element_bytes,
+            kLayer,       token_dim,    scale,
+            slots.data(), pages.data(), kMaxPages};
   return p;
 }
 

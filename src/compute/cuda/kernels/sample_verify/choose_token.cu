@@ -81,7 +81,7 @@ __device__ inline uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b
 // Top-k, top-p and min-p each keep a first part of the order; the shortest counts.
 template <int kThreads, bool kAdjusted>
 __device__ int draw(const SlotSampling& params, const float* row, int vocab_size, float best,
-                    const Adjustment& adjust, const int32_t* num_outputs, SelectShared& shared) {
+                    const Adjustment& adjust, int num_outputs, SelectShared& shared) {
   Selector<kThreads, kAdjusted> selector{row, vocab_size, adjust, Weigher(best, params.temperature),
                                          shared};
   const bool has_top_k = params.top_k > 0 && params.top_k < vocab_size;
@@ -103,7 +103,7 @@ __device__ int draw(const SlotSampling& params, const float* row, int vocab_size
       if (params.min_p > 0.0f) {
         limit = smaller(limit, larger(passed, static_cast<uint64_t>(kUnitMass)));
       }
-      const double uniform = philox_uniform(params.seed, static_cast<uint32_t>(*num_outputs));
+      const double uniform = philox_uniform(params.seed, static_cast<uint32_t>(num_outputs));
       threshold.value = __double2ull_rz(uniform * static_cast<double>(limit)) + 1;
     }
     if (!threshold.by_count) threshold.value = smaller(larger(threshold.value, 1), limit);
@@ -111,6 +111,37 @@ __device__ int draw(const SlotSampling& params, const float* row, int vocab_size
     limit = place.mass;
   }
   return place.token;
+}
+
+// Relaxed acceptance: the draft is one of the best, and not much worse than the very best, whose
+// adjusted logit is `best`. The whole block takes part.
+template <int kThreads>
+__device__ bool passes_relaxed(const SlotSampling& params, const float* row, int vocab_size,
+                               float best, const Adjustment& adjust, int draft,
+                               SelectShared& shared) {
+  __shared__ double sums[32];
+  const float own = adjust(draft, row[draft]);
+  double sum = 0.0;
+  uint64_t num_better = 0;
+  for_each_logit<kThreads, 1>(row, 0, vocab_size, [&](int id, float raw) {
+    const float logit = adjust(id, raw);
+    sum += expf(logit - best);
+    num_better += logit > own || (logit == own && id < draft);
+  });
+  sum = block_sum_of(sum, sums);
+  num_better = block_sum_of(num_better, shared.scratch);
+  __syncthreads();
+  const double gap = (1.0 - exp(static_cast<double>(own) - best)) / sum;
+  return num_better < static_cast<uint64_t>(params.relaxed_topn) && gap <= params.relaxed_delta;
+}
+
+__device__ inline bool is_thinking(const SampleProblem& p, int slot, const RowDrafts& drafts) {
+  bool thinking = p.thinking[slot] != 0;
+  for (int i = 0; i < drafts.num_before; ++i) {
+    if (drafts.tokens[i] == p.sampling[slot].think_start) thinking = true;
+    if (drafts.tokens[i] == p.sampling[slot].think_end) thinking = false;
+  }
+  return thinking;
 }
 
 template <int kThreads>
@@ -165,14 +196,33 @@ __global__ void __launch_bounds__(kThreads, 640 / kThreads)
   }
   int token = packed_id(whole.best);
   const float best = packed_value(whole.best);
-  if (params.temperature != 0.0f && fabsf(best) < INFINITY) {
-    const Adjustment made = make_adjustment(p, slot, 0, vocab_size, marks);
+  const RowDrafts drafts = row_drafts(p, row_index, slot);
+  const int num_outputs = p.num_outputs[slot] + drafts.num_before;
+  const bool simulated = drafts.next >= 0 && params.simulated_acceptance >= 0.0f;
+  const bool relaxed = drafts.next >= 0 && !simulated && params.relaxed_topn > 0 &&
+                       p.thinking != nullptr && is_thinking(p, slot, drafts);
+  const bool draws = params.temperature != 0.0f;
+  if ((draws || relaxed) && fabsf(best) < INFINITY) {
+    const Adjustment made = make_adjustment(p, row_index, 0, vocab_size, marks);
     if (threadIdx.x == 0) adjust = made;
     __syncthreads();
-    const int32_t* num_outputs = p.num_outputs + slot;
-    token = adjust.any()
-                ? draw<kThreads, true>(params, row, vocab_size, best, adjust, num_outputs, shared)
-                : draw<kThreads, false>(params, row, vocab_size, best, adjust, num_outputs, shared);
+    if (relaxed &&
+        passes_relaxed<kThreads>(params, row, vocab_size, best, adjust, drafts.next, shared)) {
+      token = drafts.next;
+    } else if (draws) {
+      token =
+          adjust.any()
+              ? draw<kThreads, true>(params, row, vocab_size, best, adjust, num_outputs, shared)
+              : draw<kThreads, false>(params, row, vocab_size, best, adjust, num_outputs, shared);
+    }
+  }
+  if (simulated) {
+    const double uniform = philox_uniform(~params.seed, static_cast<uint32_t>(num_outputs));
+    if (uniform < params.simulated_acceptance) {
+      token = drafts.next;
+    } else if (token == drafts.next) {
+      token = (token + 1) % vocab_size;
+    }
   }
   if (threadIdx.x == 0) {
     p.tokens[row_index] = token;

@@ -31,6 +31,14 @@ struct SampleProblem {
   const int32_t* banned_ids = nullptr;  // [num_slots, max_banned]
   int64_t banned_stride = 0;
 
+  // The first rows are decode rows of 1 + draft_len rows each: row r samples behind the first
+  // r % (1 + draft_len) drafts of its slot. Null and 0 without drafts.
+  int64_t num_decode_tokens = 0;
+  int64_t draft_len = 0;
+  const int32_t* draft_tokens = nullptr;  // [num_slots, ..]
+  int64_t draft_stride = 0;
+  const int32_t* thinking = nullptr;  // [num_slots]
+
   // SampledTokens.
   int64_t max_logprobs = 0;
   int32_t* tokens = nullptr;   // [num_rows]

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, kScanBlocksPerSm)
   const float* row = p.logits + row_index * p.logits_stride;
   const int begin = part * split.part_size;
   const int end = min(begin + split.part_size, static_cast<int>(p.vocab_size));
-  const Adjustment adjust = make_adjustment(p, slot, begin, end, marks);
+  const Adjustment adjust = make_adjustment(p, row_index, begin, end, marks);
   Seen seen;
   seen.best_id = begin;  // where all are minus infinity, the first
   if (adjust.any()) {

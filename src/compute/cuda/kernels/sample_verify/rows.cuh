@@ -46,6 +46,22 @@ __device__ inline float adjust_listed(int id, float logit, const int32_t* bias_i
   return logit;
 }
 
+// Drafts that count as output for a row, and the one that follows it (-1: none).
+struct RowDrafts {
+  int num_before = 0;
+  int next = -1;
+  const int32_t* tokens = nullptr;
+};
+
+__device__ inline RowDrafts row_drafts(const SampleProblem& p, int64_t row, int slot) {
+  RowDrafts drafts;
+  if (p.draft_len == 0 || row >= p.num_decode_tokens) return drafts;
+  drafts.num_before = static_cast<int>(row % (1 + p.draft_len));
+  drafts.tokens = p.draft_tokens + slot * p.draft_stride;
+  if (drafts.num_before < p.draft_len) drafts.next = drafts.tokens[drafts.num_before];
+  return drafts;
+}
+
 // Penalties, biases and bans of one slot, as functions of a token's id and logit. Listed tokens are
 // marked in a bitmap in shared memory, so that the others do not search the lists.
 struct Adjustment {
@@ -53,6 +69,7 @@ struct Adjustment {
   bool lists;
   float repetition, frequency, presence;
   const int32_t* counts;
+  RowDrafts drafts;
   const uint8_t* seen;
   int num_biases, num_banned;
   const int32_t* bias_ids;
@@ -65,7 +82,9 @@ struct Adjustment {
 
   __device__ float operator()(int id, float logit) const {
     if (penalties) {
-      const int count = counts[id];
+      int count = counts[id];
+#pragma unroll 1
+      for (int i = 0; i < drafts.num_before; ++i) count += drafts.tokens[i] == id;
       if (repetition != 1.0f && (count != 0 || seen[id] != 0)) {
         logit = logit > 0 ? logit / repetition : logit * repetition;
       }
@@ -82,8 +101,9 @@ struct Adjustment {
 };
 
 // Of tokens [begin, end); the whole block takes part. `marks`: (end - begin + 31) / 32 words.
-__device__ inline Adjustment make_adjustment(const SampleProblem& p, int slot, int begin, int end,
-                                             uint32_t* marks) {
+__device__ inline Adjustment make_adjustment(const SampleProblem& p, int64_t row, int begin,
+                                             int end, uint32_t* marks) {
+  const int slot = p.slots[row];
   const SlotSampling& params = p.sampling[slot];
   Adjustment a;
   a.repetition = params.repetition_penalty;
@@ -91,9 +111,11 @@ __device__ inline Adjustment make_adjustment(const SampleProblem& p, int slot, i
   a.presence = params.presence_penalty;
   a.penalties = a.repetition != 1.0f || a.frequency != 0.0f || a.presence != 0.0f;
   a.counts = p.output_counts + slot * p.counts_stride;
+  a.drafts = row_drafts(p, row, slot);
   a.seen = p.prompt_seen + slot * p.seen_stride;
   a.num_biases = params.num_biases;
-  a.num_banned = p.num_outputs[slot] < params.min_tokens ? params.num_banned : 0;
+  const int num_outputs = p.num_outputs[slot] + a.drafts.num_before;
+  a.num_banned = num_outputs < params.min_tokens ? params.num_banned : 0;
   a.lists = a.num_biases > 0 || a.num_banned > 0;
   a.bias_ids = p.bias_ids + slot * p.bias_ids_stride;
   a.bias_values = p.bias_values + slot * p.bias_values_stride;

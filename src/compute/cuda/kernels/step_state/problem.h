@@ -43,30 +43,41 @@ struct State {
   int64_t banned_ids_stride = 0;
   int64_t max_banned = 0;
   SlotSampling* sampling = nullptr;  // [num_slots]
+  // Null without drafts.
+  int32_t* draft_tokens = nullptr;  // [num_slots, max_draft_len]
+  int64_t draft_stride = 0;
+  int64_t max_draft_len = 0;
+  int32_t* thinking = nullptr;  // [num_slots]
 };
 
-// For rows r < num_rows with slot s: token_ids[r] = last_tokens[s], positions[r] = kv_lens[s],
-// row_kv_lens[r] = kv_lens[s] + 1; all 0 where the slot is negative.
+// For rows r < num_rows with slot s, of 1 + draft_len tokens each: token_ids = last_tokens[s], then
+// the slot's drafts (0 for none), positions from kv_lens[s] on, row_kv_lens[r] = kv_lens[s] + 1 +
+// draft_len; all 0 where the slot is negative.
 struct PrepareProblem {
   State state;
   int64_t num_rows = 0;
   const int32_t* slots = nullptr;  // [num_rows]
-  int32_t* token_ids = nullptr;    // [num_rows]
-  int32_t* positions = nullptr;    // [num_rows]
+  int32_t* token_ids = nullptr;    // [num_rows * (1 + draft_len)]
+  int32_t* positions = nullptr;    // [num_rows * (1 + draft_len)]
   int32_t* row_kv_lens = nullptr;  // [num_rows]
+  int64_t draft_len = 0;
 };
 
-// kv_lens[token_slots[t]] = positions[t] + 1 for the last of a slot's tokens, which lie next to
-// each other; then last_tokens, num_outputs and output_counts of the sampled rows. Negative slots
-// change nothing.
+// The first num_decode_tokens tokens are decode rows of 1 + draft_len sampled rows each; of the
+// others, kv_lens[token_slots[t]] = positions[t] + 1 for the last of a slot's tokens, which lie
+// next to each other. Then, for each result (a decode row, or one of the sampled rows that follow),
+// what Backend::update_state says. Negative slots change nothing.
 struct UpdateProblem {
   State state;
   int64_t num_tokens = 0;
   const int32_t* token_slots = nullptr;  // [num_tokens]
   const int32_t* positions = nullptr;    // [num_tokens]
   int64_t num_sampled_rows = 0;
-  const int32_t* sampled_slots = nullptr;   // [num_sampled_rows]; a slot at most once
+  const int32_t* sampled_slots = nullptr;   // [num_sampled_rows]; a slot in one result at most
   const int32_t* sampled_tokens = nullptr;  // [num_sampled_rows]
+  int64_t num_decode_rows = 0;
+  int64_t draft_len = 0;
+  int32_t* num_accepted = nullptr;  // [num results]; may be null
 };
 
 // StepDeltas: all arrays in device memory (or mapped host memory). A slot is admitted at most once.

@@ -37,28 +37,63 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t slot = p.slots[row];
   const bool padding = slot < 0;
   const int32_t kv_len = padding ? 0 : p.state.kv_lens[slot];
-  p.token_ids[row] = padding ? 0 : p.state.last_tokens[slot];
-  p.positions[row] = kv_len;
-  p.row_kv_lens[row] = padding ? 0 : kv_len + 1;
+  const auto row_len = static_cast<int32_t>(1 + p.draft_len);
+  for (int32_t i = 0; i < row_len; ++i) {
+    const int32_t id = padding  ? 0
+                       : i == 0 ? p.state.last_tokens[slot]
+                                : p.state.draft_tokens[slot * p.state.draft_stride + i - 1];
+    p.token_ids[row * row_len + i] = id < 0 ? 0 : id;
+    p.positions[row * row_len + i] = padding ? 0 : kv_len + i;
+  }
+  p.row_kv_lens[row] = padding ? 0 : kv_len + row_len;
+}
+
+// How many of a decode row's sampled tokens are output.
+__device__ inline int32_t count_accepted(const UpdateProblem& p, int64_t slot,
+                                         const int32_t* tokens) {
+  const int32_t* drafts = p.state.draft_tokens + slot * p.state.draft_stride;
+  int32_t num_accepted = 1;
+  while (num_accepted <= p.draft_len && drafts[num_accepted - 1] == tokens[num_accepted - 1]) {
+    ++num_accepted;
+  }
+  return num_accepted;
+}
+
+__device__ inline void take_result(const UpdateProblem& p, int64_t result) {
+  const int64_t row_len = 1 + p.draft_len;
+  const bool decodes = result < p.num_decode_rows;
+  const int64_t first =
+      decodes ? result * row_len : p.num_decode_rows * row_len + (result - p.num_decode_rows);
+  const int32_t slot = p.sampled_slots[first];
+  if (slot < 0) return;
+  const State& state = p.state;
+  const int32_t* tokens = p.sampled_tokens + first;
+  const int32_t num_accepted = decodes && p.draft_len > 0 ? count_accepted(p, slot, tokens) : 1;
+  if (decodes) state.kv_lens[slot] += num_accepted;
+  for (int32_t i = 0; i < num_accepted; ++i) {
+    const int32_t token = tokens[i];
+    if (token >= 0 && token < state.vocab_size) {
+      ++state.output_counts[slot * state.output_counts_stride + token];
+    }
+    if (state.thinking == nullptr) continue;
+    if (token == state.sampling[slot].think_start) state.thinking[slot] = 1;
+    if (token == state.sampling[slot].think_end) state.thinking[slot] = 0;
+  }
+  state.num_outputs[slot] += num_accepted;
+  state.last_tokens[slot] = tokens[num_accepted - 1];
+  if (p.num_accepted != nullptr) p.num_accepted[result] = num_accepted;
 }
 
 __global__ void __launch_bounds__(kThreads) update_kernel(const __grid_constant__ UpdateProblem p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < p.num_tokens) {
+  const int64_t num_decode_tokens = p.num_decode_rows * (1 + p.draft_len);
+  if (i >= num_decode_tokens && i < p.num_tokens) {
     const int32_t slot = p.token_slots[i];
     const bool last = i + 1 == p.num_tokens || p.token_slots[i + 1] != slot;
     if (slot >= 0 && last) p.state.kv_lens[slot] = p.positions[i] + 1;
   }
-  if (i < p.num_sampled_rows) {
-    const int32_t slot = p.sampled_slots[i];
-    if (slot < 0) return;
-    const int32_t token = p.sampled_tokens[i];
-    p.state.last_tokens[slot] = token;
-    ++p.state.num_outputs[slot];
-    if (token >= 0 && token < p.state.vocab_size) {
-      ++p.state.output_counts[slot * p.state.output_counts_stride + token];
-    }
-  }
+  const int64_t num_results = p.num_decode_rows + p.num_sampled_rows - num_decode_tokens;
+  if (i < num_results) take_result(p, i);
 }
 
 // Zeroes [begin, end), this thread's share: 16 bytes at a time but for the ragged ends.
@@ -106,6 +141,10 @@ __device__ inline void copy_settings(const DeltasProblem& p, const SlotDelta& de
     state.num_outputs[slot] = delta.num_outputs;
     state.kv_lens[slot] = delta.kv_len;
     state.sampling[slot] = delta.sampling;
+    if (state.thinking != nullptr) state.thinking[slot] = delta.thinking;
+    for (int64_t i = 0; i < state.max_draft_len; ++i) {
+      state.draft_tokens[slot * state.draft_stride + i] = -1;
+    }
   }
 }
 

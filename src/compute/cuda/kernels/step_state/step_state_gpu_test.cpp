@@ -149,7 +149,9 @@ TEST(UpdateState, LastTokenOfASlotAndSampledRows) {
   for (int i = 0; i < 300; ++i) slots.push_back(2), positions.push_back(i);
   const std::vector<int32_t> sampled_slots{3, -1, 5, 7}, tokens{1002, 5, 0, 77};
   for (size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] >= 0) host.kv_lens[slots[i]] = positions[i] + 1;
+    if (slots[i] < 0) continue;
+    const bool decodes = i < 3;
+    host.kv_lens[slots[i]] = decodes ? host.kv_lens[slots[i]] + 1 : positions[i] + 1;
   }
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (sampled_slots[i] < 0) continue;
@@ -165,11 +167,12 @@ TEST(UpdateState, LastTokenOfASlotAndSampledRows) {
                               device_positions.data(),
                               static_cast<int64_t>(tokens.size()),
                               device_sampled.data(),
-                              device_tokens.data()};
+                              device_tokens.data(),
+                              /*num_decode_rows=*/3};
   update_state(problem, nullptr);
   device.expect(host);
   UpdateProblem nothing = problem;
-  nothing.num_tokens = nothing.num_sampled_rows = 0;
+  nothing.num_tokens = nothing.num_sampled_rows = nothing.num_decode_rows = 0;
   update_state(nothing, nullptr);
   device.expect(host);
 }
