@@ -41,7 +41,7 @@ void write_top_logprobs(const float* logits, int64_t vocab_size, double normaliz
   }
 }
 
-// Order as in vLLM: repetition, frequency, presence, then bias and bans.
+// Order as in vLLM: repetition, frequency, presence, then bias, then bans or the mask.
 void adjust_logits(const StepState& state, int32_t slot, float* logits, int64_t vocab_size) {
   const SlotSampling& params = state.sampling[slot];
   const int32_t* counts = state.output_counts.row<int32_t>(slot);
@@ -63,7 +63,12 @@ void adjust_logits(const StepState& state, int32_t slot, float* logits, int64_t 
   for (int32_t i = 0; i < params.num_biases; ++i) {
     logits[state.bias_ids.row<int32_t>(slot)[i]] += state.bias_values.row<float>(slot)[i];
   }
-  if (state.num_outputs.data<int32_t>()[slot] < params.min_tokens) {
+  if (params.mask != kMaskOff && mask_is_on(params.mask, state.last_tokens.data<int32_t>()[slot])) {
+    const auto* words = reinterpret_cast<const uint32_t*>(state.token_masks.row<int32_t>(slot));
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      if ((words[i / 32] >> (i % 32) & 1u) == 0) logits[i] = -INFINITY;
+    }
+  } else if (state.num_outputs.data<int32_t>()[slot] < params.min_tokens) {
     for (int32_t i = 0; i < params.num_banned; ++i) {
       logits[state.banned_ids.row<int32_t>(slot)[i]] = -INFINITY;
     }

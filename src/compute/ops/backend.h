@@ -155,7 +155,8 @@ class Backend {
   virtual void begin_section(const char*) {}
 
   // --- step inputs and state
-  // Resets the rows of admitted slots (zero, then what the delta says) and extends page tables.
+  // Resets the rows of admitted slots (zero, then what the delta says), sets token masks and
+  // extends page tables.
   virtual void apply_deltas(const StepState& state, const StepDeltas& deltas) = 0;
   // Derives token ids and positions of decode rows from the state: token_ids[r] =
   // last_tokens[slot], positions[r] = kv_lens[slot], absorbed.kv_lens[r] = kv_lens[slot] + 1 for
@@ -239,10 +240,11 @@ class Backend {
 
   // --- sampling
   // For each row of logits (F32 [num_rows, vocab_size], changed in place): log-probabilities where
-  // the slot asks for them, from the logits as given; then penalties, biases and bans; then the
-  // arg max (temperature 0) or a draw from the top-k, top-p and min-p filtered distribution with
-  // the uniform number philox(seed, num_outputs): the same whatever the batch. Logits that are not
-  // finite (broken weights) give token 0 and are told in sampled.first_bad_row.
+  // the slot asks for them, from the logits as given; then penalties, biases, and bans or the
+  // slot's mask, which leaves at least one token; then the arg max (temperature 0) or a draw from
+  // the top-k, top-p and min-p filtered distribution with the uniform number philox(seed,
+  // num_outputs): the same whatever the batch. Logits that are not finite (broken weights) give
+  // token 0 and are told in sampled.first_bad_row.
   virtual void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
                       const SampledTokens& sampled) = 0;
 };
