@@ -28,9 +28,10 @@ int64_t min_pages(const ExecutorConfig& config) {
   return config.num_pages > 0 ? config.num_pages : config.max_pages_per_slot;
 }
 
-int64_t delta_block_bytes(const ExecutorConfig& config) {
-  return std::max(config.delta_block_bytes,
-                  DeltaRounds::min_block_bytes(config.max_pages_per_slot * kPageTokens));
+int64_t delta_block_bytes(const ExecutorConfig& config, const StepLimits& limits) {
+  return std::max(
+      config.delta_block_bytes,
+      DeltaRounds::min_block_bytes(config.max_pages_per_slot * kPageTokens, limits.mask_words()));
 }
 
 // What is known before anything is allocated.
@@ -42,7 +43,7 @@ ExecutorMemory plan_memory(const ExecutorConfig& config, const StepLimits& limit
   memory.workspace_bytes = DecoderWorkspace::size_bytes(model_config, limits.max_tokens(),
                                                         limits.max_sampled_rows(), backend) +
                            max_inputs_bytes(limits) + sampled_bytes(limits.max_sampled_rows()) +
-                           delta_block_bytes(config);
+                           delta_block_bytes(config, limits);
   memory.page_bytes = make_pool(config, model_config, 1, nullptr).size_bytes();
   if (config.memory_limit_bytes > 0) {
     fit_pages(memory, config.memory_limit_bytes - memory.fixed_bytes(), min_pages(config));
@@ -63,11 +64,11 @@ Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_con
       state_(limits_, backend),
       inputs_memory_(backend.allocate(max_inputs_bytes(limits_))),
       sampled_memory_(backend.allocate(sampled_bytes(limits_.max_sampled_rows()))),
-      deltas_memory_(backend.allocate(delta_block_bytes(config))),
+      deltas_memory_(backend.allocate(delta_block_bytes(config, limits_))),
       workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend),
       decoder_(model_config, weights, backend, workspace_),
       slots_(config.max_num_slots),
-      deltas_(delta_block_bytes(config)) {
+      deltas_(delta_block_bytes(config, limits_), limits_.mask_words()) {
   staging_.resize(kNumStagingBlocks);
   for (Staging& staging : staging_) {
     staging.inputs = backend.allocate_staging(inputs_memory_.size_bytes());

@@ -34,6 +34,17 @@ class FakeModel {
   uint64_t state_ = 0x2545F4914F6CDD1Du;
 };
 
+// What the toy model says under a mask: the first allowed token from the one it wanted on.
+inline int32_t masked(const std::vector<uint32_t>& mask, int32_t wanted) {
+  const auto count = static_cast<int32_t>(mask.size() * 32);
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t token = (wanted * 37 + i) % count;
+    if (mask[static_cast<size_t>(token) / 32] >> (token % 32) & 1u) return token;
+  }
+  CHECK(false, "a mask without a token");
+  return -1;
+}
+
 // Whose salt a sequence has; the low bits of its rng_seed in these tests.
 inline uint32_t tenant_of(uint64_t rng_seed) { return static_cast<uint32_t>(rng_seed % 4); }
 
@@ -64,7 +75,7 @@ class FakeExecutor {
     apply_deltas(plan);
     StepResult result{.step_id = plan.step_id};
     for (const DecodeRow& row : plan.decode_rows) {
-      result.rows.push_back({row.slot, decode(row.slot, plan.draft_len)});
+      result.rows.push_back({row.slot, decode(row.slot, row.takes_drafts ? plan.draft_len : 0)});
     }
     for (const PrefillChunk& chunk : plan.prefill_chunks) {
       std::vector<int32_t> tokens = prefill(chunk);
@@ -82,7 +93,7 @@ class FakeExecutor {
     if (progress > 0) apply_deltas(plan);
     if (progress > 1) {
       for (size_t i = 0; i < plan.decode_rows.size() / 2; ++i) {
-        decode(plan.decode_rows[i].slot, plan.draft_len);
+        decode(plan.decode_rows[i].slot, 0);
       }
       for (size_t i = 0; i < plan.prefill_chunks.size() / 2; ++i) prefill(plan.prefill_chunks[i]);
     }
@@ -109,6 +120,9 @@ class FakeExecutor {
     int32_t num_kv = 0;
     uint32_t tenant = 0;
     std::vector<PageId> pages;
+    MaskStart mask_start;
+    SharedTokenMask mask;
+    int32_t last_sampled = -1;
   };
   struct InFlight {
     StepPlan plan;
@@ -169,7 +183,12 @@ class FakeExecutor {
       slots_[admission.slot] = {.tokens = admission.tokens,
                                 .prompt_len = admission.prompt_len,
                                 .num_kv = admission.num_cached_tokens,
-                                .tenant = tenant_of(admission.rng_seed)};
+                                .tenant = tenant_of(admission.rng_seed),
+                                .mask_start = admission.mask_start};
+    }
+    for (const TokenMaskUpdate& update : plan.mask_updates) {
+      slots_[update.slot].mask_start = update.start;
+      slots_[update.slot].mask = update.mask;
     }
     for (const PageGrant& grant : plan.page_grants) {
       auto& pages = slots_[grant.slot].pages;
@@ -201,6 +220,15 @@ class FakeExecutor {
     return model;
   }
 
+  int32_t sample(Slot& slot, const FakeModel& model) {
+    using Kind = MaskStart::Kind;
+    const MaskStart& start = slot.mask_start;
+    const bool is_on = start.kind == Kind::kNow ||
+                       (start.kind == Kind::kAfterToken && slot.last_sampled == start.token);
+    slot.last_sampled = is_on ? masked(*slot.mask, model.next()) : model.next();
+    return slot.last_sampled;
+  }
+
   std::vector<int32_t> decode(SlotId slot_id, int32_t draft_len) {
     Slot& slot = slots_[slot_id];
     if (slot.broken) return {1};
@@ -213,7 +241,7 @@ class FakeExecutor {
       write(slot, fed + i, accepted ? slot.tokens.back() : -2);
       if (!accepted) continue;
       model.feed(slot.tokens.back());
-      slot.tokens.push_back(model.next());
+      slot.tokens.push_back(sample(slot, model));
     }
     slot.num_kv = static_cast<int32_t>(slot.tokens.size()) - 1;
     return {slot.tokens.end() - num_accepted, slot.tokens.end()};
@@ -233,7 +261,7 @@ class FakeExecutor {
     num_prefill_tokens_ += chunk.length;
     const FakeModel model = read(slot);
     if (!chunk.samples) return {};
-    slot.tokens.push_back(model.next());
+    slot.tokens.push_back(sample(slot, model));
     return {slot.tokens.back()};
   }
 
