@@ -89,7 +89,7 @@ TEST_F(ExecutorMaskTest, HoldTheirRowsAndNoOthers) {
     for (int i = 1; i < 10; ++i) {
       MaskedPlan plan(TestPlan().decode(0).decode(1).padded(4));
       // Every other step keeps the mask of the step before.
-      if (i % 2 == 0) plan = std::move(plan).mask(0, {30 + i, 95}, kNow);
+      if (i % 2 == 0) std::move(plan).mask(0, {30 + i, 95}, kNow);
       result = run(*executor, std::move(plan));
       const int32_t token = result.rows[0].tokens.at(0);
       const bool fits = i == 1 ? token == 70 : token == 30 + i - i % 2 || token == 95;
