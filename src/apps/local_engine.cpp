@@ -256,6 +256,8 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;
   executor.max_pages_per_slot = pages_for(options_.max_model_len);
+  // A step's deltas go in one round even if every sequence gets a new token mask.
+  executor.delta_block_bytes += options_.max_num_seqs * (model_config_.vocab_size / 8 + 64);
   executor.num_pages = 1;
   const int64_t page_bytes = Executor::kv_pool_bytes(executor, model_config_);
   executor.num_pages = 0;
@@ -281,7 +283,7 @@ Status LocalEngine::start_engine() {
   config.model.name = std::filesystem::path(options_.model_dir).filename().string();
   config.model.vocab_size = static_cast<int32_t>(model_config_.vocab_size);
   config.model.max_model_len = static_cast<int32_t>(options_.max_model_len);
-  config.eos_token_ids = model_config_.eos_token_ids;
+  config.model.eos_token_ids = model_config_.eos_token_ids;
   config.scheduler.max_num_slots = options_.max_num_seqs;
   config.scheduler.max_model_len = static_cast<int32_t>(options_.max_model_len);
   config.scheduler.max_batched_tokens = options_.max_batched_tokens;

@@ -11,6 +11,7 @@ constexpr int32_t kMaxIndent = 16;
 constexpr int32_t kMaxTabs = 8;
 constexpr int32_t kMaxDigits = 15;
 constexpr int32_t kMaxExponentDigits = 2;
+constexpr int32_t kMaxNameLength = 64;
 
 void add_hex_digit(GrammarBuilder& builder, NodeId from, NodeId to) {
   builder.edge(from, '0', '9', to);
@@ -168,7 +169,7 @@ NodeId JsonRules::other_name(NodeId from, std::span<const std::string> names) {
   const NodeId open = builder_.literal(from, "\"");
   const NodeId rest = builder_.new_state();  // no name begins like this any more
   const NodeId after_rest =
-      builder_.repeat(rest, plain_character(), 0, kUnbounded, /*is_text=*/true);
+      builder_.repeat(rest, plain_character(), 0, kMaxNameLength, /*is_text=*/true);
   builder_.edge(after_rest, '"', '"', end);
 
   // Along the names, as a trie of bytes; a byte that leaves it leads to the rest. The bytes of a
@@ -224,8 +225,12 @@ NodeId JsonRules::other_name(NodeId from, std::span<const std::string> names) {
 
 RuleId JsonRules::pair(RuleId value, std::span<const std::string> taken_names) {
   const RuleId rule = builder_.new_rule();
-  NodeId at = builder_.start(rule);
-  at = taken_names.empty() ? builder_.call(at, string()) : other_name(at, taken_names);
+  NodeId at = builder_.new_state();
+  if (taken_names.empty()) {
+    text(builder_.start(rule), at, 0, kMaxNameLength);
+  } else {
+    at = other_name(builder_.start(rule), taken_names);
+  }
   at = space(builder_.literal(at, ":"));
   builder_.call(at, value, builder_.final(rule));
   return rule;

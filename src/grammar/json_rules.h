@@ -1,7 +1,8 @@
 // JsonRules: the rules of JSON that every schema needs, made when they are first asked for. Where
 // JSON sets no bound, one is set here, so that a model cannot go on for ever without a word:
-// white space is a space or a line break with up to 16 spaces or 8 tabs, and numbers have up to 15
-// digits before and behind the point and two in the exponent.
+// white space is a space or a line break with up to 16 spaces or 8 tabs, numbers have up to 15
+// digits before and behind the point and two in the exponent, and names that no schema gives have
+// up to 64 characters.
 #pragma once
 
 #include <map>

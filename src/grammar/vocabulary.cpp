@@ -93,6 +93,7 @@ Result<std::shared_ptr<const TokenVocabulary>> TokenVocabulary::create(
   };
   for (const AddedToken& added : tokenizer.added_tokens()) leave_out(added.id);
   for (const int32_t id : made->end_ids_) leave_out(id);
+  if (made->end_ids_.empty()) return unsupported("the model has no token that ends an output");
   if (!spells_all_bytes(made->bytes_)) {
     return unsupported("the tokenizer has no token for some byte");
   }

@@ -50,7 +50,8 @@ class TokenVocabulary {
 
   // `vocab_size`: of the logits. `end_ids` end an output. `marks`: tokens that are one symbol each;
   // those that the tokenizer has not as one token are left out. Added tokens that are no marks are
-  // in no language. Error: kUnsupported if text cannot be spelt byte by byte.
+  // in no language. Error: kUnsupported if text cannot be spelt byte by byte, or nothing
+  // ends it.
   static Result<std::shared_ptr<const TokenVocabulary>> create(
       const Tokenizer& tokenizer, int32_t vocab_size, std::span<const int32_t> end_ids,
       std::span<const std::string_view> marks);
