@@ -51,8 +51,8 @@ inline DeepseekConfig tiny_config(int vocab_size = 96) {
 }
 
 struct TinyModel {
-  explicit TinyModel(uint64_t seed = 1, int num_threads = 1)
-      : config(tiny_config()), backend({.num_threads = num_threads}) {
+  explicit TinyModel(uint64_t seed = 1, int num_threads = 1, int vocab_size = 96)
+      : config(tiny_config(vocab_size)), backend({.num_threads = num_threads}) {
     const Checkpoint checkpoint = dummy_checkpoint(config, tensor_table(config), seed);
     weights =
         load_model_weights(config, checkpoint, config.max_position_embeddings, backend, {}).value();
