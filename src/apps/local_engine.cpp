@@ -283,6 +283,8 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;
   executor.max_pages_per_slot = pages_for(options_.max_model_len + draft_overshoot());
+  // A step's deltas go in one round even if every sequence gets a new token mask.
+  executor.delta_block_bytes += options_.max_num_seqs * (model_config_.vocab_size / 8 + 64);
   executor.num_pages = 1;
   const int64_t page_bytes =
       Executor::kv_pool_bytes(executor, model_config_, device_.backend->activation_dtype());
@@ -312,7 +314,7 @@ Status LocalEngine::start_engine() {
   config.model.max_model_len = static_cast<int32_t>(options_.max_model_len);
   config.model.draft_len = speculative_.draft_len;
   config.model.simulated_acceptance = speculative_.simulated_acceptance;
-  config.eos_token_ids = model_config_.eos_token_ids;
+  config.model.eos_token_ids = model_config_.eos_token_ids;
   config.scheduler.max_num_slots = options_.max_num_seqs;
   config.scheduler.max_model_len = static_cast<int32_t>(options_.max_model_len);
   config.scheduler.max_batched_tokens = options_.max_batched_tokens;

@@ -69,6 +69,7 @@ struct ApiRequest {
   std::optional<int> max_tokens;  // unset: what the context leaves (chat) or 16 (completions)
   std::string max_tokens_param;   // the field that gave it
   OutputOptions output;
+  std::optional<nlohmann::ordered_json> response_format;  // the schema of the answer
   std::string cache_salt;
 
   // Chat.

@@ -107,6 +107,7 @@ Generation::Generation(std::shared_ptr<GenerationContext> context, ApiRequest re
     if (request_.output.return_token_ids) shown.token_ids = prompt.token_ids;
     prompts_.push_back(std::move(shown));
     prompt_token_ids_.push_back(std::move(prompt.token_ids));
+    constraints_.push_back(std::move(prompt.constraint));
   }
   choices_.resize(outputs_.size());
   measured_.resize(outputs_.size());
@@ -134,7 +135,8 @@ void Generation::start() {
     GenerationRequest engine_request{.request_id = engine_request_id(i),
                                      .prompt_token_ids = std::move(prompt_token_ids_[i]),
                                      .sampling = request_.sampling,
-                                     .cache_salt = request_.cache_salt};
+                                     .cache_salt = request_.cache_salt,
+                                     .constraint = std::move(constraints_[i])};
     const auto num_tokens = static_cast<int64_t>(engine_request.prompt_token_ids.size());
     const Status status = context_->service.submit(
         std::move(engine_request), [self = shared_from_this(), i](GenerationEvent event) {

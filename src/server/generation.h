@@ -117,6 +117,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::shared_ptr<InFlight::Ticket> ticket_;
   std::vector<PromptInfo> prompts_;
   std::vector<std::vector<int32_t>> prompt_token_ids_;
+  std::vector<OutputConstraint> constraints_;  // of each prompt
   int64_t num_prompt_tokens_ = 0;
   const int64_t start_us_;
 

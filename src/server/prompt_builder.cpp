@@ -33,9 +33,6 @@ bool ends_in_thinking(const ApiRequest& request, std::string_view rendered) {
   return begin != std::string_view::npos && last.find(kThinkEnd, begin) == std::string_view::npos;
 }
 
-// Whether calls are written in V3's form, with a fence around the arguments.
-bool writes_fences(const ChatTemplate& chat_template) { return chat_template.mentions("```json"); }
-
 // Whether the template shows the model its tools by itself: reads the variable `tools`.
 bool reads_tools(const ChatTemplate& chat_template) {
   for (const char* use : {" tools ", " tools|", " tools)", " tools:", "(tools", " tools%"}) {
@@ -211,6 +208,8 @@ ApiResult<PreparedPrompt> prepare_completion(ApiPrompt& prompt, bool echo, const
 
 }  // namespace
 
+bool writes_fences(const ChatTemplate& chat_template) { return chat_template.mentions("```json"); }
+
 ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextModel& model) {
   if (auto error = check_tool_marks(request, model)) return std::move(*error);
   auto rendered = render_chat(request, model);
@@ -226,7 +225,7 @@ ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextMode
   auto token_ids =
       model.tokenizer.encode(text, {.add_special_tokens = false, .parse_special = true});
   if (!token_ids.ok()) return api_error(token_ids.error());
-  return PreparedPrompt{{}, std::move(token_ids).value(), in_thinking, begun};
+  return PreparedPrompt{{}, std::move(token_ids).value(), in_thinking, begun, {}};
 }
 
 ApiResult<std::vector<PreparedPrompt>> prepare_prompts(ApiRequest& request, const TextModel& model,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "grammar/constraint.h"
 #include "server/api_request.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -25,7 +26,11 @@ struct PreparedPrompt {
   std::vector<int32_t> token_ids;
   bool starts_in_thinking = false;  // the prompt ends inside <think>
   std::string begun_output;         // what the prompt has already of the answer: a call's beginning
+  OutputConstraint constraint;      // what the answer is held to, see response_format.h
 };
+
+// Whether calls are written in V3's form, with a fence around the arguments.
+bool writes_fences(const ChatTemplate& chat_template);
 
 // The messages of a chat, whether they fit the context or not. Thread-safe.
 ApiResult<PreparedPrompt> prepare_chat(const ApiRequest& request, const TextModel& model);

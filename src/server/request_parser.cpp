@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "server/api_request.h"
 #include "server/json_fields.h"
+#include "server/response_format.h"
 #include "server/tool_fields.h"
 #include "server/unsupported_fields.h"
 
@@ -39,6 +40,7 @@ class RequestParser {
     parse_lengths();
     parse_logit_bias();
     parse_output_options();
+    request_.response_format = parse_response_format(fields_, text_, error_);
     if (request_.endpoint == Endpoint::kChat) {
       parse_chat_logprobs();
       parse_messages();

@@ -18,7 +18,8 @@ std::vector<std::string> fuzz_seeds() {
       R"({"role":"assistant","content":null}],"logprobs":true,"top_logprobs":3,)"
       R"("logit_bias":{"5":-100},"max_completion_tokens":10,"continue_final_message":true})",
       R"({"messages":[{"role":"user","content":"hi"}],"chat_template_kwargs":{"thinking":true},)"
-      R"("separate_reasoning":false,"tools":[],"response_format":{"type":"text"}})",
+      R"("separate_reasoning":false,"tools":[],"response_format":{"type":"json_schema","json_schema":{"name":"n",)"
+      R"("schema":{"type":"object"}}}})",
       R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":)"
       R"([{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool",)"
       R"("tool_call_id":"1","content":"b"}],"tools":[{"type":"function","function":{"name":"f",)"

@@ -279,7 +279,7 @@ TEST(RequestParser, EachErrorNamesItsField) {
       {kC, {{"chat_template", "{{ 1 }}"}}, "chat_template"},
       {kC, {{"tools", {{{"type", "function"}}}}}, "tools[0].function"},
       {kC, {{"tool_choice", "required"}}, "tool_choice"},
-      {kC, {{"response_format", {{"type", "json_object"}}}}, "response_format"},
+      {kC, {{"response_format", {{"type", "grammar"}}}}, "response_format"},
       {kC, {{"reasoning_effort", "high"}}, "reasoning_effort"},
       {kC, {{"audio", {{"voice", "x"}}}}, "audio"},
       {kC, {{"functions", {1}}}, "functions"},
@@ -314,7 +314,7 @@ TEST(RequestParser, EachErrorNamesItsField) {
 }
 
 TEST(RequestParser, UnsupportedIsSaidAsSuch) {
-  const auto result = parse(Endpoint::kChat, {{"response_format", {{"type", "json_object"}}}});
+  const auto result = parse(Endpoint::kChat, {{"guided_regex", "a+"}});
   const auto& error = std::get<ApiError>(result);
   EXPECT_EQ(error.code, "unsupported_parameter");
   EXPECT_THAT(error.message, HasSubstr("not supported yet"));

@@ -63,6 +63,14 @@ bool is_json_type(std::string_view content_type) {
   return content_type.empty() || equals_ignoring_case(content_type, "application/json");
 }
 
+std::unique_ptr<OutputFormCompiler> form_compiler_or_null(const Tokenizer& tokenizer,
+                                                          const ModelInfo& model) {
+  auto made = make_form_compiler(tokenizer, model);
+  if (made.ok()) return std::move(made).value();
+  spdlog::warn("no response_format with this model: {}", made.error().message);
+  return nullptr;
+}
+
 }  // namespace
 
 // An HTTP request on its way through a route.
@@ -127,6 +135,7 @@ Server::Server(ServerConfig config, InferenceService& service, TextModel text_mo
     : config_(completed(std::move(config), service)),
       text_model_(text_model),
       created_s_(unix_time_s()),
+      form_compiler_(form_compiler_or_null(text_model.tokenizer, service.model_info())),
       context_(new GenerationContext{
           .service = service,
           .tokenizer = text_model.tokenizer,
@@ -311,7 +320,15 @@ ApiResult<std::vector<PreparedPrompt>> Server::prepare(ApiRequest& request) cons
   if (!request.model.empty() && request.model != config_.served_model_name) {
     return model_not_found(request.model);
   }
-  return prepare_prompts(request, text_model_, config_.limits.max_model_len);
+  auto prepared = prepare_prompts(request, text_model_, config_.limits.max_model_len);
+  if (auto* prompts = std::get_if<std::vector<PreparedPrompt>>(&prepared)) {
+    for (PreparedPrompt& prompt : *prompts) {
+      auto constraint = constrain_output(request, prompt, text_model_, form_compiler_.get());
+      if (auto* error = std::get_if<ApiError>(&constraint)) return std::move(*error);
+      prompt.constraint = std::get<OutputConstraint>(std::move(constraint));
+    }
+  }
+  return prepared;
 }
 
 }  // namespace deepflight

@@ -21,6 +21,7 @@
 #include "server/api_request.h"
 #include "server/generation.h"
 #include "server/prompt_builder.h"
+#include "server/response_format.h"
 #include "server/task_queue.h"
 
 namespace deepflight {
@@ -81,6 +82,8 @@ class Server {
   const ServerConfig config_;
   const TextModel text_model_;
   const int64_t created_s_;
+  const std::unique_ptr<OutputFormCompiler>
+      form_compiler_;  // null: the tokenizer has not what it takes
   const std::shared_ptr<GenerationContext> context_;
   TaskQueue prepare_queue_;
   std::atomic<bool> draining_{false};

@@ -187,7 +187,10 @@ class FakeService : public InferenceService {
     return cancelled_;
   }
 
-  ModelInfo info{.name = "tiny", .vocab_size = kTestVocabSize, .max_model_len = 256};
+  ModelInfo info{.name = "tiny",
+                 .vocab_size = kTestVocabSize,
+                 .max_model_len = 256,
+                 .eos_token_ids = {kTestEosId}};
   Script script;                 // set before the first request
   std::optional<Error> refusal;  // what submit says
 

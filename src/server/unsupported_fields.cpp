@@ -19,9 +19,6 @@ bool is_true(const json& value) { return value.is_boolean() && value.get<bool>()
 bool is_empty(const json& value) { return value.is_structured() && value.empty(); }
 bool is_auto_or_none(const json& value) { return value == "none" || value == "auto"; }
 bool is_text_only(const json& value) { return value == json::array({"text"}); }
-bool is_text_format(const json& value) {
-  return value.is_object() && value.contains("type") && value["type"] == "text";
-}
 
 constexpr UnsupportedField kUnsupportedFields[] = {
     {"audio", never},
@@ -44,7 +41,6 @@ constexpr UnsupportedField kUnsupportedFields[] = {
     {"prompt_logprobs", never},
     {"reasoning_effort", never},
     {"regex", never},
-    {"response_format", is_text_format},
     {"store", is_false},
     {"stream_reasoning", is_true},
     {"structured_outputs", never},

@@ -80,7 +80,10 @@ class EchoService : public InferenceService {
 
   const Tokenizer& tokenizer_;
   const int token_us_;
-  const ModelInfo info_{.name = "echo", .vocab_size = kTestVocabSize, .max_model_len = 4096};
+  const ModelInfo info_{.name = "echo",
+                        .vocab_size = kTestVocabSize,
+                        .max_model_len = 4096,
+                        .eos_token_ids = {kTestEosId}};
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<EchoRequest> requests_;

@@ -248,9 +248,12 @@ class Errors(WithServer):
             model="echo", messages=[]))
 
     def test_what_is_not_supported_yet(self):
-        self.assert_refused("response_format",
-                            lambda: self.chat(response_format={"type": "json_object"}),
+        self.assert_refused("guided_regex",
+                            lambda: self.chat(extra_body={"guided_regex": "a+"}),
                             "unsupported_parameter")
+        schema = {"type": "object", "not": {}}
+        self.assert_refused("response_format", lambda: self.chat(response_format={
+            "type": "json_schema", "json_schema": {"name": "n", "schema": schema}}))
         image = [{"type": "image_url", "image_url": {"url": "http://x"}}]
         self.assert_refused("messages[0].content", lambda: self.chat(image),
                             "unsupported_parameter")

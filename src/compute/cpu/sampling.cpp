@@ -72,7 +72,7 @@ struct RowPlace {
   }
 };
 
-// Order as in vLLM: repetition, frequency, presence, then bias and bans.
+// Order as in vLLM: repetition, frequency, presence, then bias, then bans or the mask.
 void adjust_logits(const RowPlace& place, float* logits, int64_t vocab_size) {
   const StepState& state = place.state;
   const int32_t slot = place.slot;
@@ -98,7 +98,12 @@ void adjust_logits(const RowPlace& place, float* logits, int64_t vocab_size) {
   for (int32_t i = 0; i < params.num_biases; ++i) {
     logits[state.bias_ids.row<int32_t>(slot)[i]] += state.bias_values.row<float>(slot)[i];
   }
-  if (place.num_outputs() < params.min_tokens) {
+  if (params.mask != kMaskOff && mask_is_on(params.mask, state.last_tokens.data<int32_t>()[slot])) {
+    const auto* words = reinterpret_cast<const uint32_t*>(state.token_masks.row<int32_t>(slot));
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      if ((words[i / 32] >> (i % 32) & 1u) == 0) logits[i] = -INFINITY;
+    }
+  } else if (place.num_outputs() < params.min_tokens) {
     for (int32_t i = 0; i < params.num_banned; ++i) {
       logits[state.banned_ids.row<int32_t>(slot)[i]] = -INFINITY;
     }

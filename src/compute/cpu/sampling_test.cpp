@@ -31,6 +31,7 @@ SlotSampling neutral() {
           .num_biases = 0,
           .num_banned = 0,
           .min_tokens = 0,
+          .mask = kMaskOff,
           .seed = 1};
 }
 
@@ -42,6 +43,8 @@ struct Slots {
         seen(num_slots * vocab_size, 0),
         bias_values(num_slots, kMaxListed) {
     num_outputs.values.assign(num_slots, 0);
+    last_tokens.values.assign(num_slots, -1);
+    masks.values.assign(num_slots * ((vocab_size + 31) / 32), 0);
     counts.values.assign(num_slots * vocab, 0);
     bias_ids.values.assign(num_slots * kMaxListed, -1);
     banned_ids.values.assign(num_slots * kMaxListed, -1);
@@ -62,6 +65,8 @@ struct Slots {
     const auto num_rows = static_cast<int64_t>(rows.size());
     StepState state;
     state.num_outputs = num_outputs.view();
+    state.last_tokens = last_tokens.view();
+    state.token_masks = masks.view(num_slots, (vocab + 31) / 32);
     state.output_counts = counts.view(num_slots, vocab);
     state.prompt_seen = TensorView::of(seen.data(), {num_slots, vocab});
     state.bias_ids = bias_ids.view(num_slots, kMaxListed);
@@ -103,7 +108,13 @@ struct Slots {
 
   int64_t vocab;
   std::vector<SlotSampling> sampling;
-  Ints num_outputs, counts, bias_ids, banned_ids;
+  void allow(int slot, int32_t token) {
+    const auto word = static_cast<size_t>(slot * ((vocab + 31) / 32) + token / 32);
+    masks.values[word] =
+        static_cast<int32_t>(static_cast<uint32_t>(masks.values[word]) | 1u << (token % 32));
+  }
+
+  Ints num_outputs, last_tokens, counts, bias_ids, banned_ids, masks;
   std::vector<uint8_t> seen;
   Matrix bias_values;
 };
@@ -159,6 +170,82 @@ TEST(Sampling, TinyTemperatureIsGreedy) {
   const Matrix logits = Matrix::random(1, 50, 3);
   const auto best = std::max_element(logits.row(0), logits.row(0) + 50) - logits.row(0);
   for (const int32_t token : slots.draws(logits, 50)) EXPECT_EQ(token, best);
+}
+
+// --- masks
+
+TEST(Sampling, MasksLeaveWhatTheyAllow) {
+  Slots slots(3, 70);
+  for (auto& sampling : slots.sampling) sampling.temperature = 0.0f;
+  Matrix logits = Matrix::random(3, 70, 31);
+  for (int row = 0; row < 3; ++row) {
+    logits.at(row, 5) = 50.0f;
+    logits.at(row, 69) = 40.0f;
+    slots.allow(row, 69);
+    slots.allow(row, 31);
+  }
+  slots.sampling[1].mask = kMaskOn;
+  slots.sampling[2].mask = kMaskOn;
+  slots.sampling[2].num_biases = 1;  // a bias does not lift a mask, nor does it bring one down
+  slots.bias_ids.values[2 * kMaxListed] = 5;
+  slots.bias_values.at(2, 0) = 100.0f;
+  EXPECT_EQ(slots.run({0, 1, 2}, logits).tokens, (std::vector<int32_t>{5, 69, 69}));
+}
+
+TEST(Sampling, MasksBeginBehindTheirToken) {
+  Slots slots(4, 40);
+  Matrix logits = Matrix::random(4, 40, 32);
+  for (int row = 0; row < 4; ++row) {
+    slots.sampling[row].temperature = 0.0f;
+    slots.sampling[row].mask = mask_after(17);
+    logits.at(row, 3) = 50.0f;
+    logits.at(row, 9) = 40.0f;
+    slots.allow(row, 9);
+  }
+  slots.last_tokens.values = {17, 16, -1, 17};
+  // Before the mask an end may be banned; behind the token only the mask counts.
+  for (const int row : {1, 3}) {
+    slots.sampling[row].min_tokens = 1000;
+    slots.sampling[row].num_banned = 2;
+    slots.banned_ids.values[row * kMaxListed] = 3;
+    slots.banned_ids.values[row * kMaxListed + 1] = 9;
+  }
+  const auto tokens = slots.run({0, 1, 2, 3}, logits).tokens;
+  EXPECT_EQ(tokens[0], 9);
+  EXPECT_NE(tokens[1], 3);
+  EXPECT_NE(tokens[1], 9);
+  EXPECT_EQ(tokens[2], 3);
+  EXPECT_EQ(tokens[3], 9);
+}
+
+// Draws from the masked distribution, whose log-probabilities are those before the mask.
+TEST(Sampling, MaskedDrawsAreTheSoftmaxOfWhatIsLeft) {
+  const Matrix logits = Matrix::random(1, 64, 33);
+  constexpr int kDraws = 4000;
+  Slots slots(kDraws, 64);
+  Matrix rows(kDraws, 64);
+  std::vector<int32_t> order(kDraws);
+  const std::vector<int32_t> allowed = {2, 33, 34, 63};
+  for (int i = 0; i < kDraws; ++i) {
+    slots.sampling[i].mask = kMaskOn;
+    slots.sampling[i].num_logprobs = 0;
+    slots.num_outputs.values[i] = i;
+    for (const int32_t token : allowed) slots.allow(i, token);
+    order[i] = i;
+    std::copy_n(logits.row(0), 64, rows.row(i));
+  }
+  const auto outcome = slots.run(order, rows);
+  std::map<int32_t, int> counts;
+  for (const int32_t token : outcome.tokens) ++counts[token];
+  double total = 0, all = 0;
+  for (const int32_t token : allowed) total += std::exp(logits.at(0, token));
+  for (int i = 0; i < 64; ++i) all += std::exp(logits.at(0, i));
+  EXPECT_EQ(counts.size(), allowed.size());
+  for (const int32_t token : allowed) {
+    const double expected = kDraws * std::exp(logits.at(0, token)) / total;
+    EXPECT_NEAR(counts[token], expected, 5 * std::sqrt(expected)) << token;
+  }
+  EXPECT_NEAR(outcome.logprobs[0], logits.at(0, outcome.tokens[0]) - std::log(all), 1e-5);
 }
 
 // --- filters

@@ -41,6 +41,17 @@ void CpuBackend::apply_deltas(const StepState& state, const StepDeltas& deltas) 
     if (state.draft_tokens) {
       std::fill_n(state.draft_tokens.row<int32_t>(delta.slot), state.draft_tokens.dim(1), -1);
     }
+    // What the slot's last sequence ended with must not put the mask in force.
+    if (sampling.mask != kMaskOff) state.last_tokens.data<int32_t>()[delta.slot] = -1;
+  }
+  for (int64_t i = 0; i < deltas.num_masks; ++i) {
+    const int32_t slot = deltas.mask_slots.data<int32_t>()[i];
+    CHECK(slot >= 0 && slot < state.token_masks.dim(0), slot, state.token_masks.to_string());
+    CHECK(deltas.masks.dim(1) == state.token_masks.dim(1), deltas.masks.to_string(),
+          state.token_masks.to_string());
+    std::copy_n(deltas.masks.row<int32_t>(i), deltas.masks.dim(1),
+                state.token_masks.row<int32_t>(slot));
+    state.sampling[slot].mask = deltas.mask_modes.data<int32_t>()[i];
   }
   for (int64_t i = 0; i < deltas.num_page_grants; ++i) {
     const int32_t slot = deltas.grant_slots.data<int32_t>()[i];

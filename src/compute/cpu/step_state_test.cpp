@@ -160,5 +160,36 @@ TEST(StepState, DeltasResetASlotAndExtendPageTables) {
   EXPECT_EQ(sampling[1].seed, 77u);
 }
 
+TEST(ApplyDeltas, MasksGoToTheirSlots) {
+  CpuBackend backend({.num_threads = 1});
+  const Ints last_tokens{10, 11, 12}, kv_lens{5, 6, 7}, num_outputs{0, 0, 0};
+  const Ints counts(std::vector<int32_t>(3 * 40)), token_masks{1, 2, 3, 4, 5, 6};
+  std::vector<uint8_t> seen(3 * 40);
+  std::vector<SlotSampling> sampling(3);
+  StepState state;
+  state.last_tokens = last_tokens.view();
+  state.kv_lens = kv_lens.view();
+  state.num_outputs = num_outputs.view();
+  state.output_counts = counts.view(3, 40);
+  state.prompt_seen = TensorView::of(seen.data(), {3, 40});
+  state.token_masks = token_masks.view(3, 2);
+  state.sampling = sampling.data();
+  SlotDelta admission{.slot = 2};
+  admission.sampling.mask = mask_after(9);
+  const Ints slots{2, 0}, modes{mask_after(9), kMaskOn}, masks{70, 71, 80, 81};
+  StepDeltas deltas;
+  deltas.num_admissions = 1;
+  deltas.admissions = &admission;
+  deltas.num_masks = 2;
+  deltas.mask_slots = slots.view();
+  deltas.mask_modes = modes.view();
+  deltas.masks = masks.view(2, 2);
+  backend.apply_deltas(state, deltas);
+  EXPECT_EQ(token_masks.values, (std::vector<int32_t>{80, 81, 3, 4, 70, 71}));
+  EXPECT_EQ(sampling[0].mask, kMaskOn);
+  EXPECT_EQ(sampling[2].mask, mask_after(9));
+  EXPECT_EQ(last_tokens.values, (std::vector<int32_t>{10, 11, -1}));
+}
+
 }  // namespace
 }  // namespace deepflight

@@ -45,6 +45,11 @@ cuda_step_state::State state_problem(const StepState& state) {
     problem.banned_ids_stride = state.banned_ids.stride(0);
     problem.max_banned = state.banned_ids.dim(1);
   }
+  if (state.token_masks) {
+    problem.token_masks = state.token_masks.data<int32_t>();
+    problem.token_masks_stride = state.token_masks.stride(0);
+    problem.mask_words = state.token_masks.dim(1);
+  }
   problem.sampling = state.sampling;
   if (state.draft_tokens) {
     problem.draft_tokens = state.draft_tokens.data<int32_t>();
@@ -71,6 +76,11 @@ void CudaBackend::apply_deltas(const StepState& state, const StepDeltas& deltas)
   problem.grant_slots = data_or_null<int32_t>(deltas.grant_slots);
   problem.grant_page_idx = data_or_null<int32_t>(deltas.grant_page_idx);
   problem.grant_pages = data_or_null<int32_t>(deltas.grant_pages);
+  problem.num_masks = deltas.num_masks;
+  problem.mask_slots = data_or_null<int32_t>(deltas.mask_slots);
+  problem.mask_modes = data_or_null<int32_t>(deltas.mask_modes);
+  problem.masks = data_or_null<int32_t>(deltas.masks);
+  problem.masks_stride = row_stride(deltas.masks);
   cuda_step_state::apply_deltas(problem, impl_->main.stream.get());
 }
 
@@ -158,6 +168,9 @@ void CudaBackend::sample(const StepState& state, const StepInputs& inputs, const
     problem.draft_stride = state.draft_tokens.stride(0);
     problem.thinking = data_or_null<int32_t>(state.thinking);
   }
+  problem.last_tokens = data_or_null<int32_t>(state.last_tokens);
+  problem.token_masks = reinterpret_cast<const uint32_t*>(data_or_null<int32_t>(state.token_masks));
+  problem.masks_stride = row_stride(state.token_masks);
   problem.max_logprobs = sampled.max_logprobs;
   problem.tokens = data_or_null<int32_t>(sampled.tokens);
   problem.logprobs = data_or_null<float>(sampled.logprobs);

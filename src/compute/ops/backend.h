@@ -159,7 +159,8 @@ class Backend {
   virtual void begin_section(const char*) {}
 
   // --- step inputs and state
-  // Resets the rows of admitted slots (zero, then what the delta says) and extends page tables.
+  // Resets the rows of admitted slots (zero, then what the delta says), sets token masks and
+  // extends page tables.
   virtual void apply_deltas(const StepState& state, const StepDeltas& deltas) = 0;
   // Derives token ids and positions of decode rows from the state: a row's tokens are
   // last_tokens[slot], then draft_tokens[slot] (0 where there is no guess), at positions
@@ -246,17 +247,18 @@ class Backend {
 
   // --- sampling
   // For each row of logits (F32 [num_rows, vocab_size], changed in place): log-probabilities where
-  // the slot asks for them, from the logits as given; then penalties, biases and bans; then the
-  // arg max (temperature 0) or a draw from the top-k, top-p and min-p filtered distribution with
-  // the uniform number philox(seed, num_outputs): the same whatever the batch. Logits that are not
-  // finite (broken weights) give token 0 and are told in sampled.first_bad_row.
+  // the slot asks for them, from the logits as given; then penalties, biases, and bans or the
+  // slot's mask, which leaves at least one token; then the arg max (temperature 0) or a draw from
+  // the top-k, top-p and min-p filtered distribution with the uniform number philox(seed,
+  // num_outputs): the same whatever the batch. Logits that are not finite (broken weights) give
+  // token 0 and are told in sampled.first_bad_row.
   //
   // A row with draft_idx j > 0 samples as if the j drafts before it were output already: they count
   // for penalties, min_tokens and the number of the draw. So what update_state accepts is, token
   // for token, what steps without drafts would have sampled. It is also exact rejection sampling: a
   // draft x is kept with probability p(x), and what comes in its place is p without x.
   // Relaxed and simulated acceptance (SlotSampling) put the draft in the place of the sampled
-  // token.
+  // token. A slot with a mask has no drafts.
   virtual void sample(const StepState& state, const StepInputs& inputs, const TensorView& logits,
                       const SampledTokens& sampled) = 0;
 

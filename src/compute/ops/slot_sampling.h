@@ -6,6 +6,16 @@
 
 namespace deepflight {
 
+// Of SlotSampling::mask: the slot's row of StepState::token_masks counts not at all, at once, or
+// once the slot's last token is a given one. So a mask that begins behind a token is in force in
+// the step after it, though the host hears of the token only later.
+inline constexpr int32_t kMaskOff = 0;
+inline constexpr int32_t kMaskOn = -1;
+constexpr int32_t mask_after(int32_t token) { return token + 1; }
+constexpr bool mask_is_on(int32_t mask, int32_t last_token) {
+  return mask == kMaskOn || (mask != kMaskOff && mask == mask_after(last_token));
+}
+
 // The sampling settings of one slot, in device memory.
 struct SlotSampling {
   float temperature;
@@ -19,6 +29,7 @@ struct SlotSampling {
   int32_t num_biases;    // entries of the slot's row in bias_ids and bias_values
   int32_t num_banned;    // entries of banned_ids that may not come before min_tokens
   int32_t min_tokens;
+  int32_t mask;  // kMaskOff, kMaskOn or mask_after(token); lifts the ban while it is on
   uint64_t seed;
 
   // Drafts. max_drafts 0: none are made for the slot.
@@ -35,7 +46,8 @@ struct SlotSampling {
   float simulated_acceptance;
 };
 
-// A sequence takes a slot: the slot's rows are reset to what its known tokens say.
+// A sequence takes a slot: the slot's rows are reset to what its known tokens say, but for its
+// token mask.
 struct SlotDelta {
   int32_t slot;
   int32_t kv_len;       // leading tokens whose KV is in pages already

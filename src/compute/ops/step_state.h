@@ -23,6 +23,7 @@ struct StepState {
   TensorView bias_ids;               // I32 [num_slots, max_biases]
   TensorView bias_values;            // F32 [num_slots, max_biases]
   TensorView banned_ids;             // I32 [num_slots, max_banned]
+  TensorView token_masks;            // I32 [num_slots, mask_words]: a bit a token, 1: may come
   SlotSampling* sampling = nullptr;  // [num_slots]
   // Guesses for the tokens after last_tokens, which the next step verifies; -1: no guess.
   TensorView draft_tokens;    // I32 [num_slots, max draft_len]
@@ -31,8 +32,8 @@ struct StepState {
 };
 
 // What the host changes in the state before a step's work, in one staging copy: sequences that take
-// a slot, and pages that are added to page table rows. Arrays are flat; SlotDelta says which part
-// of them is a slot's.
+// a slot, token masks, and pages that are added to page table rows. Arrays are flat; SlotDelta says
+// which part of them is a slot's. A slot that is admitted and gets a mask has one mode in both.
 struct StepDeltas {
   int64_t num_admissions = 0;
   const SlotDelta* admissions = nullptr;  // [num_admissions]
@@ -44,6 +45,10 @@ struct StepDeltas {
   TensorView grant_slots;     // I32 [num_page_grants]
   TensorView grant_page_idx;  // I32 [num_page_grants]: column of the page table row
   TensorView grant_pages;     // I32 [num_page_grants]
+  int64_t num_masks = 0;
+  TensorView mask_slots;  // I32 [num_masks]
+  TensorView mask_modes;  // I32 [num_masks]: SlotSampling::mask from now on
+  TensorView masks;       // I32 [num_masks, mask_words]
 };
 
 // The KV pool: one page holds its tokens for all layers, [page][layer][64][token], and after them,

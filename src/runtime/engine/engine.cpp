@@ -60,6 +60,10 @@ Status Engine::check(const GenerationRequest& request) const {
   if (tokenizer_ == nullptr && !request.sampling.stop.empty()) {
     return invalid_argument("stop: this model has no tokenizer, so strings cannot be matched");
   }
+  if (request.constraint &&
+      request.constraint.grammar->vocabulary().vocab_size() != config_.model.vocab_size) {
+    return invalid_argument("the output's grammar is of another vocabulary");
+  }
   if (request.prompt_token_ids.empty()) return invalid_argument("prompt: must not be empty");
   for (const int32_t token : request.prompt_token_ids) {
     if (token < 0 || token >= config_.model.vocab_size) {
@@ -160,9 +164,10 @@ void Engine::start(Submission submission) {
     sequence.prompt = request.prompt_token_ids;
     sequence.sampling = sampling;
     sequence.rng_seed = choice_seed(seed, i);
-    sequence.eos_token_ids = config_.eos_token_ids;
+    sequence.eos_token_ids = config_.model.eos_token_ids;
     sequence.cache_salt = request.cache_salt;
     sequence.arrival_us = arrival_us;
+    sequence.constraint = request.constraint;
     choices_.emplace(sequence.sequence_id, Choice{shared, i, TextOutput(tokenizer_, *sampling)});
     sequences_[shared->id].push_back(sequence.sequence_id);
     const Status added = scheduler_.add(std::move(sequence));

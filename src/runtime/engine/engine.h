@@ -25,7 +25,6 @@ namespace deepflight {
 struct EngineConfig {
   ModelInfo model;
   SchedulerConfig scheduler;
-  std::vector<int32_t> eos_token_ids;
 };
 
 class Engine final : public InferenceService {

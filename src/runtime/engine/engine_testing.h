@@ -110,12 +110,12 @@ struct EngineRig {
   EngineRig(TinyModel& model, Backend& backend, SchedulerConfig scheduler,
             const Tokenizer* tokenizer = nullptr)
       : executor(executor_config(scheduler), model.config, model.weights, backend),
-        owned(std::make_unique<Engine>(
-            EngineConfig{
-                {"tiny", static_cast<int32_t>(model.config.vocab_size), scheduler.max_model_len},
-                scheduler,
-                {kTinyEos}},
-            executor, tokenizer)),
+        owned(std::make_unique<Engine>(EngineConfig{{"tiny",
+                                                     static_cast<int32_t>(model.config.vocab_size),
+                                                     scheduler.max_model_len,
+                                                     {kTinyEos}},
+                                                    scheduler},
+                                       executor, tokenizer)),
         engine(*owned) {}
 
   static ExecutorConfig executor_config(const SchedulerConfig& scheduler) {

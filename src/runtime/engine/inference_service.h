@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "grammar/constraint.h"
 #include "runtime/request/sampling_params.h"
 #include "runtime/speculative/draft_stats.h"
 
@@ -49,14 +50,16 @@ struct GenerationRequest {
   std::string request_id;
   std::vector<int32_t> prompt_token_ids;
   SamplingParams sampling;
-  std::string cache_salt;  // separates tenants in the prefix cache; empty: shared
+  std::string cache_salt;       // separates tenants in the prefix cache; empty: shared
+  OutputConstraint constraint;  // of every choice
 };
 
 struct ModelInfo {
   std::string name;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;  // prompt and output tokens together
-  int32_t draft_len = 0;      // drafts per sequence and step; 0: none
+  std::vector<int32_t> eos_token_ids;
+  int32_t draft_len = 0;  // drafts per sequence and step; 0: none
   // Not negative: drafts are accepted with this probability, and speed is simulated.
   float simulated_acceptance = -1.0f;
 };

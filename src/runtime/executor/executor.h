@@ -157,6 +157,7 @@ class Executor {
   void take_deltas(StepPlan* plan);
   void take_admission(SlotAdmission* admission);
   void check_grant(const PageGrant& grant);
+  void check_mask(const TokenMaskUpdate& update);
   void upload_deltas(const StepPlan& plan, Staging* staging);
   StepCounts count_work(const StepPlan& plan);
   StepInputs upload_inputs(const StepPlan& plan, const StepCounts& counts, Staging* staging);

@@ -43,9 +43,10 @@ int64_t min_pages(const ExecutorConfig& config) {
   return config.num_pages > 0 ? config.num_pages : config.max_pages_per_slot;
 }
 
-int64_t delta_block_bytes(const ExecutorConfig& config) {
-  return std::max(config.delta_block_bytes,
-                  DeltaRounds::min_block_bytes(config.max_pages_per_slot * kPageTokens));
+int64_t delta_block_bytes(const ExecutorConfig& config, const StepLimits& limits) {
+  return std::max(
+      config.delta_block_bytes,
+      DeltaRounds::min_block_bytes(config.max_pages_per_slot * kPageTokens, limits.mask_words()));
 }
 
 // What is known before anything is allocated.
@@ -58,7 +59,7 @@ ExecutorMemory plan_memory(const ExecutorConfig& config, const StepLimits& limit
       DecoderWorkspace::size_bytes(model_config, limits.max_tokens(), limits.max_sampled_rows(),
                                    backend, limits.draft_len > 0) +
       max_inputs_bytes(limits) + sampled_bytes(limits.max_sampled_rows(), limits.max_sequences()) +
-      max_drafts_bytes(limits) + delta_block_bytes(config);
+      max_drafts_bytes(limits) + delta_block_bytes(config, limits);
   memory.page_bytes =
       make_pool(config, model_config, backend.activation_dtype(), 1, nullptr).size_bytes();
   if (config.memory_limit_bytes > 0) {
@@ -83,13 +84,13 @@ Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_con
           backend.allocate(sampled_bytes(limits_.max_sampled_rows(), limits_.max_sequences()))),
       drafts_memory_(limits_.draft_len > 0 ? backend.allocate(max_drafts_bytes(limits_))
                                            : Buffer()),
-      deltas_memory_(backend.allocate(delta_block_bytes(config))),
+      deltas_memory_(backend.allocate(delta_block_bytes(config, limits_))),
       workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend,
                  limits_.draft_len > 0),
       decoder_(model_config, weights, backend, workspace_),
       drafter_(model_config, weights, backend, workspace_, decoder_),
       slots_(config.max_num_slots),
-      deltas_(delta_block_bytes(config)) {
+      deltas_(delta_block_bytes(config, limits_), limits_.mask_words()) {
   const Status valid = config.speculative.validate();
   CHECK(valid.ok(), valid.error().message);
   CHECK(config.speculative.num_modules() <= static_cast<int64_t>(weights.mtp.size()),

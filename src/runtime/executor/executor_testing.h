@@ -52,8 +52,8 @@ inline DeepseekConfig tiny_config(int vocab_size = 96) {
 }
 
 struct TinyModel {
-  explicit TinyModel(uint64_t seed = 1, int num_threads = 1)
-      : config(tiny_config()), backend({.num_threads = num_threads}) {
+  explicit TinyModel(uint64_t seed = 1, int num_threads = 1, int vocab_size = 96)
+      : config(tiny_config(vocab_size)), backend({.num_threads = num_threads}) {
     load(dummy_checkpoint(config, tensor_table(config), seed));
   }
   void load(const Checkpoint& checkpoint) {

@@ -30,6 +30,7 @@ StepState carve_state(const StepLimits& limits, Carver& carver) {
   state.bias_ids = carver.take(DType::kI32, {slots, kMaxLogitBiases});
   state.bias_values = carver.take(DType::kF32, {slots, kMaxLogitBiases});
   state.banned_ids = carver.take(DType::kI32, {slots, kMaxBannedIds});
+  state.token_masks = carver.take(DType::kI32, {slots, limits.mask_words()});
   state.sampling = static_cast<SlotSampling*>(
       carver.take_bytes(slots * static_cast<int64_t>(sizeof(SlotSampling))));
   if (limits.states_width == 0) return state;

@@ -25,6 +25,7 @@ struct StepLimits {
   // Each slot is at most one sequence of a step.
   int64_t max_sequences() const { return std::max(max_num_slots, max_decode_rows); }
   int64_t max_sampled_rows() const { return max_sequences() * (1 + draft_len); }
+  int64_t mask_words() const { return (vocab_size + 31) / 32; }
   int64_t max_tokens() const {
     return std::max(max_batched_tokens, max_decode_rows * (1 + draft_len));
   }

@@ -21,13 +21,17 @@ SlotSampling make_sampling(const SlotAdmission& admission) {
   sampling.num_logprobs = params.num_logprobs.value_or(-1);
   sampling.num_biases = static_cast<int32_t>(params.logit_bias.size());
   sampling.min_tokens = params.min_tokens;
+  sampling.mask = mask_mode(admission.mask_start);
+  if (admission.mask_start.bans_ends) sampling.min_tokens = INT32_MAX;  // until the mask is on
   sampling.seed = admission.rng_seed;
   return sampling;
 }
 
 void set_drafts(const SamplingParams& params, const SpeculativeConfig& config,
                 SlotSampling* sampling) {
-  sampling->max_drafts = params.use_drafts ? config.draft_len : 0;
+  // What a mask allows after a draft nobody has worked out.
+  const bool uses_drafts = params.use_drafts && sampling->mask == kMaskOff;
+  sampling->max_drafts = uses_drafts ? config.draft_len : 0;
   sampling->relaxed_topn = config.relaxed_topn;
   sampling->relaxed_delta = config.relaxed_delta;
   sampling->think_start = config.think_start;
@@ -46,15 +50,29 @@ bool ends_thinking(std::span<const int32_t> tokens, const SpeculativeConfig& con
 
 }  // namespace
 
+int32_t mask_mode(const MaskStart& start) {
+  switch (start.kind) {
+    case MaskStart::Kind::kNow:
+      return kMaskOn;
+    case MaskStart::Kind::kAfterToken:
+      return mask_after(start.token);
+    case MaskStart::Kind::kNever:
+      break;
+  }
+  return kMaskOff;
+}
+
 PendingAdmission make_admission(const SlotAdmission& admission, std::span<const int32_t> tokens,
                                 std::span<const int32_t> eos_token_ids,
                                 const SpeculativeConfig& speculative) {
   const SamplingParams& params = *admission.sampling;
   PendingAdmission pending;
   pending.biases = params.logit_bias;
-  if (params.min_tokens > 0) {
+  const bool bans_ends = admission.mask_start.bans_ends;
+  if (params.min_tokens > 0 || bans_ends) {
+    // NOTE: with bans_ends the client's stop tokens are banned as long: the output is not whole.
     pending.banned_ids = params.stop_token_ids;
-    if (!params.ignore_eos) {
+    if (!params.ignore_eos || bans_ends) {
       pending.banned_ids.insert(pending.banned_ids.end(), eos_token_ids.begin(),
                                 eos_token_ids.end());
     }
@@ -84,7 +102,7 @@ struct DeltaRounds::Arrays {
   int64_t size_bytes;
 };
 
-DeltaRounds::Arrays DeltaRounds::carve(const Counts& counts, void* memory) {
+DeltaRounds::Arrays DeltaRounds::carve(const Counts& counts, int64_t mask_words, void* memory) {
   Carver carver(memory);
   Arrays arrays{};
   arrays.admissions = static_cast<SlotDelta*>(
@@ -100,24 +118,33 @@ DeltaRounds::Arrays DeltaRounds::carve(const Counts& counts, void* memory) {
   deltas.grant_slots = carver.take(DType::kI32, {counts.num_grants});
   deltas.grant_page_idx = carver.take(DType::kI32, {counts.num_grants});
   deltas.grant_pages = carver.take(DType::kI32, {counts.num_grants});
+  deltas.num_masks = counts.num_masks;
+  deltas.mask_slots = carver.take(DType::kI32, {counts.num_masks});
+  deltas.mask_modes = carver.take(DType::kI32, {counts.num_masks});
+  deltas.masks = carver.take(DType::kI32, {counts.num_masks, mask_words});
   arrays.size_bytes = carver.used_bytes();
   return arrays;
 }
 
-int64_t DeltaRounds::size_bytes(const Counts& counts) { return carve(counts, nullptr).size_bytes; }
+int64_t DeltaRounds::size_bytes(const Counts& counts, int64_t mask_words) {
+  return carve(counts, mask_words, nullptr).size_bytes;
+}
 
-int64_t DeltaRounds::min_block_bytes(int64_t max_tokens_per_slot) {
+int64_t DeltaRounds::min_block_bytes(int64_t max_tokens_per_slot, int64_t mask_words) {
   return size_bytes({.num_admissions = 1,
                      .num_tokens = max_tokens_per_slot,
                      .num_biases = kMaxLogitBiases,
                      .num_banned = kMaxBannedIds,
-                     .num_grants = 16});
+                     .num_grants = 16,
+                     .num_masks = 1},
+                    mask_words);
 }
 
 void DeltaRounds::clear() {
   admissions_.clear();
   grants_.clear();
-  next_admission_ = next_grant_ = 0;
+  masks_.clear();
+  next_admission_ = next_grant_ = next_mask_ = 0;
 }
 
 void DeltaRounds::add(const PageGrant& grant) {
@@ -135,29 +162,29 @@ DeltaRounds::Counts DeltaRounds::plus(Counts counts, const PendingAdmission& adm
   return counts;
 }
 
-// As many of what is left as the block holds, admissions first.
+// As many of what is left as the block holds, admissions first, then grants.
 DeltaRounds::Counts DeltaRounds::fitting_counts() const {
   Counts counts;
   for (size_t i = next_admission_; i < admissions_.size(); ++i) {
     const Counts more = plus(counts, admissions_[i]);
-    if (size_bytes(more) > block_bytes_) return counts;
+    if (size_bytes(more, mask_words_) > block_bytes_) return counts;
     counts = more;
   }
-  // Three arrays, each rounded up to the carver's alignment.
-  constexpr int64_t kPaddingBytes = 3 * 64;
-  const int64_t room = (block_bytes_ - size_bytes(counts) - kPaddingBytes) / int64_t{sizeof(Grant)};
-  const auto left = static_cast<int64_t>(grants_.size() - next_grant_);
-  counts.num_grants = std::clamp<int64_t>(room, 0, left);
+  // Arrays, each rounded up to the carver's alignment.
+  const auto room_for = [&](int64_t item_bytes, int64_t num_arrays) {
+    return (block_bytes_ - size_bytes(counts, mask_words_) - num_arrays * 64) / item_bytes;
+  };
+  const auto grants_left = static_cast<int64_t>(grants_.size() - next_grant_);
+  counts.num_grants = std::clamp<int64_t>(room_for(sizeof(Grant), 3), 0, grants_left);
+  const auto masks_left = static_cast<int64_t>(masks_.size() - next_mask_);
+  const int64_t mask_bytes = (mask_words_ + 2) * static_cast<int64_t>(sizeof(int32_t));
+  counts.num_masks = std::clamp<int64_t>(room_for(mask_bytes, 3), 0, masks_left);
   return counts;
 }
 
-DeltaRounds::Round DeltaRounds::next(void* staging, void* device) {
-  const Counts counts = fitting_counts();
-  CHECK(counts.num_admissions + counts.num_grants > 0, block_bytes_);
-  const Arrays host = carve(counts, staging);
-  CHECK(host.admissions != nullptr || counts.num_admissions == 0);
+void DeltaRounds::write_admissions(const Arrays& host, int64_t count) {
   Counts used;
-  for (; used.num_admissions < counts.num_admissions; ++next_admission_) {
+  for (; used.num_admissions < count; ++next_admission_) {
     const PendingAdmission& admission = admissions_[next_admission_];
     SlotDelta& delta = host.admissions[used.num_admissions];
     delta = admission.delta;
@@ -173,13 +200,35 @@ DeltaRounds::Round DeltaRounds::next(void* staging, void* device) {
     }
     used = plus(used, admission);
   }
-  for (int64_t i = 0; i < counts.num_grants; ++i, ++next_grant_) {
+}
+
+void DeltaRounds::write_grants(const Arrays& host, int64_t count) {
+  for (int64_t i = 0; i < count; ++i, ++next_grant_) {
     const Grant& grant = grants_[next_grant_];
     host.deltas.grant_slots.data<int32_t>()[i] = grant.slot;
     host.deltas.grant_page_idx.data<int32_t>()[i] = grant.page_idx;
     host.deltas.grant_pages.data<int32_t>()[i] = grant.page;
   }
-  return {carve(counts, device).deltas, host.size_bytes};
+}
+
+void DeltaRounds::write_masks(const Arrays& host, int64_t count) {
+  for (int64_t i = 0; i < count; ++i, ++next_mask_) {
+    const TokenMaskUpdate& update = masks_[next_mask_];
+    host.deltas.mask_slots.data<int32_t>()[i] = update.slot;
+    host.deltas.mask_modes.data<int32_t>()[i] = mask_mode(update.start);
+    std::ranges::copy(*update.mask, reinterpret_cast<uint32_t*>(host.deltas.masks.row<int32_t>(i)));
+  }
+}
+
+DeltaRounds::Round DeltaRounds::next(void* staging, void* device) {
+  const Counts counts = fitting_counts();
+  CHECK(counts.num_admissions + counts.num_grants + counts.num_masks > 0, block_bytes_);
+  const Arrays host = carve(counts, mask_words_, staging);
+  CHECK(host.admissions != nullptr || counts.num_admissions == 0);
+  write_admissions(host, counts.num_admissions);
+  write_grants(host, counts.num_grants);
+  write_masks(host, counts.num_masks);
+  return {carve(counts, mask_words_, device).deltas, host.size_bytes};
 }
 
 }  // namespace deepflight

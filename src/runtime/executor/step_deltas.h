@@ -30,21 +30,27 @@ PendingAdmission make_admission(const SlotAdmission& admission, std::span<const 
                                 std::span<const int32_t> eos_token_ids,
                                 const SpeculativeConfig& speculative);
 
+// SlotSampling::mask.
+int32_t mask_mode(const MaskStart& start);
+
 class DeltaRounds {
  public:
-  // Bytes that a block must have to hold any one admission.
-  static int64_t min_block_bytes(int64_t max_tokens_per_slot);
+  // Bytes that a block must have to hold any one admission, or any one mask.
+  static int64_t min_block_bytes(int64_t max_tokens_per_slot, int64_t mask_words);
 
-  explicit DeltaRounds(int64_t block_bytes) : block_bytes_(block_bytes) {}
+  DeltaRounds(int64_t block_bytes, int64_t mask_words)
+      : block_bytes_(block_bytes), mask_words_(mask_words) {}
 
   // Empties the list for the next plan.
   void clear();
   void add(PendingAdmission admission) { admissions_.push_back(std::move(admission)); }
   // The grant's pages must stay in place.
   void add(const PageGrant& grant);
+  void add(const TokenMaskUpdate& mask) { masks_.push_back(mask); }
 
   bool done() const {
-    return next_admission_ == admissions_.size() && next_grant_ == grants_.size();
+    return next_admission_ == admissions_.size() && next_grant_ == grants_.size() &&
+           next_mask_ == masks_.size();
   }
   struct Round {
     StepDeltas deltas;  // arrays in `device`
@@ -56,22 +62,29 @@ class DeltaRounds {
  private:
   struct Counts {
     int64_t num_admissions = 0, num_tokens = 0, num_biases = 0, num_banned = 0, num_grants = 0;
+    int64_t num_masks = 0;
   };
   struct Grant {
     int32_t slot, page_idx, page;
   };
   struct Arrays;
 
-  static Arrays carve(const Counts& counts, void* memory);
-  static int64_t size_bytes(const Counts& counts);
+  static Arrays carve(const Counts& counts, int64_t mask_words, void* memory);
+  static int64_t size_bytes(const Counts& counts, int64_t mask_words);
   static Counts plus(Counts counts, const PendingAdmission& admission);
   Counts fitting_counts() const;
+  void write_admissions(const Arrays& host, int64_t count);
+  void write_grants(const Arrays& host, int64_t count);
+  void write_masks(const Arrays& host, int64_t count);
 
   const int64_t block_bytes_;
+  const int64_t mask_words_;
   std::vector<PendingAdmission> admissions_;
   std::vector<Grant> grants_;
+  std::vector<TokenMaskUpdate> masks_;
   size_t next_admission_ = 0;
   size_t next_grant_ = 0;
+  size_t next_mask_ = 0;
 };
 
 }  // namespace deepflight

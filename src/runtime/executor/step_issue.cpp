@@ -127,6 +127,7 @@ void Executor::take_deltas(StepPlan* plan) {
     for (const SlotId slot : plan->retired_slots) slot_at(slot).tokens.clear();
     for (auto& admission : plan->admissions) take_admission(&admission);
     for (const auto& grant : plan->page_grants) check_grant(grant);
+    for (const auto& mask : plan->mask_updates) check_mask(mask);
   } catch (...) {
     // The next plan may be launched already. It must not run these slots on what their page table
     // rows held before, pages that may be another sequence's by now: empty slots are refused.
@@ -181,8 +182,16 @@ void Executor::check_grant(const PageGrant& grant) {
   deltas_.add(grant);
 }
 
+void Executor::check_mask(const TokenMaskUpdate& update) {
+  running_slot(update.slot);
+  CHECK(update.mask != nullptr && std::ssize(*update.mask) == limits_.mask_words(), update.slot);
+  const bool is_empty = std::ranges::all_of(*update.mask, [](uint32_t word) { return word == 0; });
+  CHECK(!is_empty, update.slot, "a mask without a token");
+  deltas_.add(update);
+}
+
 void Executor::upload_deltas(const StepPlan& plan, Staging* staging) {
-  if (plan.admissions.empty() && plan.page_grants.empty()) return;
+  if (plan.admissions.empty() && plan.page_grants.empty() && plan.mask_updates.empty()) return;
   bool first = true;
   while (!deltas_.done()) {
     // The staging block still holds the round before.

@@ -1,7 +1,9 @@
 // StepPlan: everything one rank does in one step, as plain data; StepResult: what came of it.
 // The scheduler makes plans, the executor runs them and decides nothing. Plan n+1 may be made and
 // launched before result n is read, so a plan never names a token that step n will produce: the
-// last tokens, lengths and draft tokens of running rows live in the executor's slots.
+// last tokens, lengths and draft tokens of running rows live in the executor's slots. The one thing
+// that does depend on it is a token mask: a row with one is planned only when its last token is
+// known (and its mask with it), while the rows beside it go on one step ahead.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +17,17 @@ namespace deepflight {
 
 using SlotId = int32_t;  // a running sequence's row in the executor's state arrays
 
+// A bit a token id: 1 if it may be sampled.
+using SharedTokenMask = std::shared_ptr<const std::vector<uint32_t>>;
+
+// When a slot's token mask counts.
+struct MaskStart {
+  enum class Kind : uint8_t { kNever, kNow, kAfterToken };
+  Kind kind = Kind::kNever;
+  int32_t token = 0;       // with kAfterToken: from the token on that follows it
+  bool bans_ends = false;  // with kAfterToken: no end of sequence before it
+};
+
 // Delta: slot starts a sequence (new, or again after preemption). Applied before any work.
 struct SlotAdmission {
   SlotId slot = 0;
@@ -23,6 +36,14 @@ struct SlotAdmission {
   std::vector<int32_t> tokens;    // prompt, then output tokens sampled before a preemption
   int32_t prompt_len = 0;         // how many of `tokens` are the prompt
   int32_t num_cached_tokens = 0;  // leading tokens whose KV is already in the granted pages
+  MaskStart mask_start;           // its mask is among the plan's, if it has one
+};
+
+// Delta: the tokens that a slot's next sample may give. Applied after the admissions.
+struct TokenMaskUpdate {
+  SlotId slot = 0;
+  MaskStart start;
+  SharedTokenMask mask;
 };
 
 // Delta: pages for a slot's page table row, from index first_page_idx on. Applied before any work.
@@ -35,6 +56,7 @@ struct PageGrant {
 // A slot that feeds its last token (and its drafts) and samples; 1 + draft_len query tokens.
 struct DecodeRow {
   SlotId slot = 0;
+  bool takes_drafts = true;  // false: it accepts one token however many are drafted
 };
 
 // How a chunk's tokens attend. A token takes the same road whenever it is computed, so that output
@@ -61,6 +83,7 @@ struct StepPlan {
   std::vector<SlotId> retired_slots;
   std::vector<SlotAdmission> admissions;
   std::vector<PageGrant> page_grants;
+  std::vector<TokenMaskUpdate> mask_updates;
   // Work.
   std::vector<DecodeRow> decode_rows;
   std::vector<PrefillChunk> prefill_chunks;

@@ -34,6 +34,17 @@ class FakeModel {
   uint64_t state_ = 0x2545F4914F6CDD1Du;
 };
 
+// What the toy model says under a mask: the first allowed token from the one it wanted on.
+inline int32_t masked(const std::vector<uint32_t>& mask, int32_t wanted) {
+  const auto count = static_cast<int32_t>(mask.size() * 32);
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t token = (wanted * 37 + i) % count;
+    if (mask[static_cast<size_t>(token) / 32] >> (token % 32) & 1u) return token;
+  }
+  CHECK(false, "a mask without a token");
+  return -1;
+}
+
 // Whose salt a sequence has; the low bits of its rng_seed in these tests.
 inline uint32_t tenant_of(uint64_t rng_seed) { return static_cast<uint32_t>(rng_seed % 4); }
 
@@ -66,8 +77,8 @@ class FakeExecutor {
     for (const DecodeRow& row : plan.decode_rows) {
       RowResult& out = result.rows.emplace_back();
       out.slot = row.slot;
-      out.num_drafts = plan.draft_len;
-      out.tokens = decode(row.slot, plan.draft_len, plan.next_draft_len);
+      out.num_drafts = row.takes_drafts ? plan.draft_len : 0;
+      out.tokens = decode(row, plan.draft_len, plan.next_draft_len);
     }
     for (const PrefillChunk& chunk : plan.prefill_chunks) {
       std::vector<int32_t> tokens = prefill(chunk);
@@ -85,7 +96,7 @@ class FakeExecutor {
     if (progress > 0) apply_deltas(plan);
     if (progress > 1) {
       for (size_t i = 0; i < plan.decode_rows.size() / 2; ++i) {
-        decode(plan.decode_rows[i].slot, plan.draft_len, plan.next_draft_len);
+        decode(plan.decode_rows[i], plan.draft_len, plan.next_draft_len);
       }
       for (size_t i = 0; i < plan.prefill_chunks.size() / 2; ++i) prefill(plan.prefill_chunks[i]);
     }
@@ -112,6 +123,9 @@ class FakeExecutor {
     int32_t num_kv = 0;
     uint32_t tenant = 0;
     std::vector<PageId> pages;
+    MaskStart mask_start;
+    SharedTokenMask mask;
+    int32_t last_sampled = -1;
   };
   struct InFlight {
     StepPlan plan;
@@ -172,7 +186,12 @@ class FakeExecutor {
       slots_[admission.slot] = {.tokens = admission.tokens,
                                 .prompt_len = admission.prompt_len,
                                 .num_kv = admission.num_cached_tokens,
-                                .tenant = tenant_of(admission.rng_seed)};
+                                .tenant = tenant_of(admission.rng_seed),
+                                .mask_start = admission.mask_start};
+    }
+    for (const TokenMaskUpdate& update : plan.mask_updates) {
+      slots_[update.slot].mask_start = update.start;
+      slots_[update.slot].mask = update.mask;
     }
     for (const PageGrant& grant : plan.page_grants) {
       auto& pages = slots_[grant.slot].pages;
@@ -204,19 +223,29 @@ class FakeExecutor {
     return model;
   }
 
-  std::vector<int32_t> decode(SlotId slot_id, int32_t draft_len, int32_t next_draft_len) {
-    Slot& slot = slots_[slot_id];
+  int32_t sample(Slot& slot, const FakeModel& model) {
+    using Kind = MaskStart::Kind;
+    const MaskStart& start = slot.mask_start;
+    const bool is_on = start.kind == Kind::kNow ||
+                       (start.kind == Kind::kAfterToken && slot.last_sampled == start.token);
+    slot.last_sampled = is_on ? masked(*slot.mask, model.next()) : model.next();
+    return slot.last_sampled;
+  }
+
+  std::vector<int32_t> decode(const DecodeRow& row, int32_t draft_len, int32_t next_draft_len) {
+    Slot& slot = slots_[row.slot];
     if (slot.broken) return {1};
     const auto fed = static_cast<int32_t>(slot.tokens.size()) - 1;
     CHECK(slot.num_kv == fed, slot.num_kv, fed);
     FakeModel model = read(slot);
-    const int32_t num_accepted = 1 + static_cast<int32_t>(random_() % (draft_len + 1));
+    const int32_t num_accepted =
+        row.takes_drafts ? 1 + static_cast<int32_t>(random_() % (draft_len + 1)) : 1;
     for (int32_t i = 0; i <= draft_len; ++i) {
       const bool accepted = i < num_accepted;
       write(slot, fed + i, accepted ? slot.tokens.back() : -2);
       if (!accepted) continue;
       model.feed(slot.tokens.back());
-      slot.tokens.push_back(model.next());
+      slot.tokens.push_back(sample(slot, model));
     }
     slot.num_kv = static_cast<int32_t>(slot.tokens.size()) - 1;
     // Modules write behind every token fed, then behind the accepted ones.
@@ -249,7 +278,7 @@ class FakeExecutor {
     const FakeModel model = read(slot);
     if (!chunk.samples) return {};
     if (config_.draft_len > 0) check_draft_pages(slot, end, end + config_.draft_len - 1);
-    slot.tokens.push_back(model.next());
+    slot.tokens.push_back(sample(slot, model));
     return {slot.tokens.back()};
   }
 

@@ -50,6 +50,7 @@ Status Scheduler::add(SequenceRequest request) {
   sequence->max_len = static_cast<int32_t>(
       std::min<int64_t>(prompt_len + request.sampling->max_tokens, config_.max_model_len));
   sequence->chain = PageChain(request.cache_salt);
+  if (request.constraint) sequence->constraint.emplace(request.constraint);
   sequence->request = std::move(request);
   extend_chain(sequence, sequence->num_tokens());
   const PrefixProbe probe = kv_.probe(sequence->chain, sequence->num_tokens());
@@ -156,8 +157,10 @@ SequenceUpdate Scheduler::accept_tokens(SequenceState* sequence, RowResult* row)
   SequenceUpdate update = make_update(*sequence);
   size_t num_kept = 0;
   while (num_kept < row->tokens.size() && !update.stop_cause) {
-    sequence->tokens.push_back(row->tokens[num_kept++]);
-    update.stop_cause = stop_cause(*sequence);
+    const int32_t token = row->tokens[num_kept++];
+    sequence->tokens.push_back(token);
+    const bool fits = !sequence->constraint || sequence->constraint->take(token);
+    update.stop_cause = fits ? stop_cause(*sequence) : StopCause::kStepFailed;
   }
   if (row->num_drafts > 0) {
     update.num_drafts = row->num_drafts;
@@ -176,6 +179,8 @@ SequenceUpdate Scheduler::accept_tokens(SequenceState* sequence, RowResult* row)
 std::optional<StopCause> Scheduler::stop_cause(const SequenceState& sequence) const {
   const SequenceRequest& request = sequence.request;
   const int32_t token = sequence.tokens.back();
+  // A grammar's end comes before min_tokens and in spite of ignore_eos.
+  if (sequence.constraint && sequence.constraint->ended()) return StopCause::kEndOfSequence;
   if (sequence.num_output_tokens() > request.sampling->min_tokens) {
     const auto& stop_tokens = request.sampling->stop_token_ids;
     if (std::ranges::find(stop_tokens, token) != stop_tokens.end()) return StopCause::kStopToken;

@@ -15,6 +15,8 @@
 //   is preempted: it gives everything back and waits at the queue's front, its tokens kept, to be
 //   computed again (recompute). The senior sequence never gives way, so some sequence always
 //   advances. A row without pages that nobody junior can give is left out of the step.
+// - A row whose output is held to a grammar is left out of a step until its last token is known,
+//   because the mask of the next one depends on it. The rows beside it do not wait.
 // - Slots and pages pass on only when no step in flight names them.
 // - Full pages enter the prefix cache when a completed step has left their KV (in apply, never in
 //   plan), so a failed step has nothing to take back. While a sequence computes a page, others that
@@ -113,6 +115,8 @@ class Scheduler {
   void admit(SequenceState* sequence, StepBuilder* builder, int64_t now_us);
   void plan_chunk(SequenceState* sequence, StepBuilder* builder);
   void add_work(const Work& work, StepBuilder* builder);
+  MaskStart admit_mask(SequenceState* sequence, StepBuilder* builder);
+  void update_mask(SequenceState* sequence, StepBuilder* builder);
   bool reserve_pages(SequenceState* sequence, int32_t num_tokens, StepBuilder* builder);
   bool awaits_its_copy(const SequenceState& sequence) const;
   bool awaits_shared_page(const SequenceState& sequence, const PrefixProbe& probe) const;

@@ -104,6 +104,13 @@ void Scheduler::check_in_flight() const {
     CHECK(actual.num_steps == expected.num_steps, id, actual.num_steps, expected.num_steps);
     CHECK(actual.num_samples == expected.num_samples, id);
     CHECK(actual.max_new_tokens == expected.max_new_tokens, id);
+    if (owned->constraint && owned->status == SequenceStatus::kRunning) {
+      // All known output is taken in, and nothing that depends on an unknown token is in flight.
+      const bool active = owned->constraint->active();
+      CHECK(actual.num_samples <= (active && owned->sent_mask_is_on ? 1 : 2), id,
+            actual.num_samples);
+      CHECK(actual.max_new_tokens == actual.num_samples, id, actual.max_new_tokens);
+    }
     if (owned->slot == kNoSlot || owned->prefilling()) continue;
     // Its last work in flight may write so far; without any, so far did the last one.
     int32_t max_written_len = std::max(owned->max_len_in_flight() - 1, owned->num_planned);

@@ -48,15 +48,17 @@ void Scheduler::plan_decode_rows(StepBuilder* builder) {
   // NOTE: preemption shortens running_ at its end, past the row that asks for pages.
   for (size_t i = 0; i < running_.size(); ++i) {
     SequenceState* sequence = running_[i];
-    if (!sequence->can_decode()) continue;
+    if (!sequence->can_decode() || sequence->awaits_token()) continue;
     const int32_t max_written_len = sequence->max_len_in_flight() + config_.draft_reach();
     if (!reserve_pages(sequence, max_written_len, builder)) {
       ++num_stalled_rows_;
       continue;
     }
-    builder->plan.decode_rows.push_back({sequence->slot});
+    const bool takes_drafts = !sequence->constraint;
+    if (sequence->constraint) update_mask(sequence, builder);
+    builder->plan.decode_rows.push_back({sequence->slot, takes_drafts});
     builder->budget -= max_new_tokens;
-    add_work({.sequence = sequence, .max_new_tokens = max_new_tokens}, builder);
+    add_work({.sequence = sequence, .max_new_tokens = takes_drafts ? max_new_tokens : 1}, builder);
   }
 }
 
@@ -117,12 +119,14 @@ void Scheduler::admit(SequenceState* sequence, StepBuilder* builder, int64_t now
       ++announced_[sequence->chain.hashes()[i]];
     }
   }
+  const MaskStart mask_start = admit_mask(sequence, builder);
   builder->plan.admissions.push_back({.slot = sequence->slot,
                                       .sampling = sequence->request.sampling,
                                       .rng_seed = sequence->request.rng_seed,
                                       .tokens = sequence->tokens,
                                       .prompt_len = sequence->prompt_len,
-                                      .num_cached_tokens = sequence->num_computed});
+                                      .num_cached_tokens = sequence->num_computed,
+                                      .mask_start = mask_start});
   builder->plan.page_grants.push_back({sequence->slot, 0, sequence->pages});
   plan_chunk(sequence, builder);
 }
@@ -151,6 +155,32 @@ void Scheduler::add_work(const Work& work, StepBuilder* builder) {
   in_flight.num_samples += work.samples();
   in_flight.max_new_tokens += work.max_new_tokens;
   builder->work.push_back(work);
+}
+
+// The mask that a slot starts with, if its sequence has a constraint.
+MaskStart Scheduler::admit_mask(SequenceState* sequence, StepBuilder* builder) {
+  if (!sequence->constraint) return {};
+  ConstraintState& constraint = *sequence->constraint;
+  const OutputConstraint& wanted = constraint.constraint();
+  MaskStart start{.kind = MaskStart::Kind::kNow};
+  if (!constraint.active()) {
+    start = {MaskStart::Kind::kAfterToken, wanted.after_token, wanted.is_required};
+  }
+  sequence->sent_mask = constraint.mask();
+  sequence->sent_mask_is_on = constraint.active();
+  builder->plan.mask_updates.push_back({sequence->slot, start, sequence->sent_mask});
+  return start;
+}
+
+// Tells a slot the mask of the token that its row will sample, unless it has it.
+void Scheduler::update_mask(SequenceState* sequence, StepBuilder* builder) {
+  ConstraintState& constraint = *sequence->constraint;
+  if (!constraint.active()) return;
+  SharedTokenMask mask = constraint.mask();
+  if (sequence->sent_mask_is_on && mask == sequence->sent_mask) return;
+  builder->plan.mask_updates.push_back({sequence->slot, {.kind = MaskStart::Kind::kNow}, mask});
+  sequence->sent_mask = std::move(mask);
+  sequence->sent_mask_is_on = true;
 }
 
 // Gives a running sequence pages for num_tokens tokens, at the cost of its juniors if need be.

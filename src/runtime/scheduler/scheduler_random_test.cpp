@@ -9,6 +9,8 @@
 #include <random>
 
 #include "base/check.h"
+#include "grammar/output_form.h"
+#include "grammar/vocabulary_testing.h"
 #include "runtime/scheduler/fake_executor.h"
 #include "runtime/scheduler/scheduler.h"
 
@@ -20,18 +22,44 @@ struct Output {
   std::optional<StopCause> stop_cause;
 };
 
+// Bytes, of which 0 ends an output, and two words.
+OutputFormCompiler& forms() {
+  static OutputFormCompiler compiler(
+      TokenVocabulary::create(tokenizer_of({"\":", "true"}, {}), 258, {{0}}, {}).value());
+  return compiler;
+}
+
+OutputConstraint constraint_of(int kind) {
+  static const char* const kSchemas[] = {
+      R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"boolean"}}})",
+      R"({"type":"array","items":{"type":"string","maxLength":9}})",
+      R"({"enum":["x","y"]})",
+  };
+  OutputForm form;
+  form.schema = nlohmann::ordered_json::parse(kSchemas[kind % 3]);
+  OutputConstraint constraint{.grammar = forms().compile(form).value()};
+  if (kind >= 3) constraint.after_token = 7;
+  return constraint;
+}
+
 // What a sequence must give, by itself, with nothing but the model and the rules.
 Output generate_alone(const SequenceRequest& request, int32_t max_model_len) {
   const SamplingParams& sampling = *request.sampling;
   Output output;
   FakeModel model;
   for (const int32_t token : request.prompt) model.feed(token);
+  std::optional<ConstraintState> constraint;
+  if (request.constraint) constraint.emplace(request.constraint);
   while (!output.stop_cause) {
-    const int32_t token = model.next();
+    const bool is_masked = constraint && constraint->active();
+    const int32_t token = is_masked ? masked(*constraint->mask(), model.next()) : model.next();
+    CHECK(!constraint || constraint->take(token), token);
     const bool may_end = std::ssize(output.tokens) >= sampling.min_tokens;
     output.tokens.push_back(token);
     model.feed(token);
-    if (may_end && std::ranges::count(sampling.stop_token_ids, token)) {
+    if (constraint && constraint->ended()) {
+      output.stop_cause = StopCause::kEndOfSequence;
+    } else if (may_end && std::ranges::count(sampling.stop_token_ids, token)) {
       output.stop_cause = StopCause::kStopToken;
     } else if (may_end && !sampling.ignore_eos &&
                std::ranges::count(request.eos_token_ids, token)) {
@@ -74,6 +102,7 @@ class World {
   }
 
   SchedulerStats stats() const { return scheduler_.stats(); }
+  int num_documents() const { return num_documents_; }
 
  private:
   struct Client {
@@ -145,6 +174,7 @@ class World {
                               .priority = uniform(0, 9) ? 0 : uniform(-2, 2),
                               .retention = static_cast<Retention>(uniform(0, 2))};
       Client& client = clients_[request.sequence_id];
+      if (uniform(0, 2) == 0) request.constraint = constraint_of(uniform(0, 5));
       client.request = request;
       client.expected = generate_alone(request, config_.max_model_len);
       CHECK(scheduler_.add(std::move(request)).ok());
@@ -222,6 +252,16 @@ class World {
   void check_end() {
     for (const auto& [sequence_id, client] : clients_) {
       const Output& output = client.output;
+      const OutputConstraint& constraint = client.request.constraint;
+      if (constraint && output.stop_cause == StopCause::kEndOfSequence &&
+          constraint.after_token == OutputConstraint::kFromTheStart) {
+        std::string text;
+        for (const int32_t token : std::span(output.tokens).first(output.tokens.size() - 1)) {
+          text += token == 256 ? "\":" : token == 257 ? "true" : std::string(1, char(token));
+        }
+        ASSERT_TRUE(nlohmann::json::accept(text)) << text;
+        ++num_documents_;
+      }
       const bool cut_short = client.ended_outside || output.stop_cause == StopCause::kStepFailed;
       if (cut_short) {
         ASSERT_LE(output.tokens.size(), client.expected.tokens.size()) << sequence_id;
@@ -250,17 +290,20 @@ class World {
   int num_to_add_ = 40;
   uint64_t last_sequence_id_ = 0;
   std::map<uint64_t, Client> clients_;
+  int num_documents_ = 0;  // constrained outputs that came to their end
   std::vector<PageId> last_granted_;
   std::vector<PageLease> leases_;
 };
 
 TEST(SchedulerRandom, OutputsEqualTheOutputsAlone) {
   SchedulerStats total;
+  int num_documents = 0;
   for (uint32_t seed = 0; seed < 400; ++seed) {
     SCOPED_TRACE(seed);
     World world(seed);
     ASSERT_NO_THROW(world.run());
     if (HasFatalFailure()) return;
+    num_documents += world.num_documents();
     const SchedulerStats stats = world.stats();
     total.num_steps += stats.num_steps;
     total.num_preemptions += stats.num_preemptions;
@@ -274,6 +317,8 @@ TEST(SchedulerRandom, OutputsEqualTheOutputsAlone) {
       "steps {}, preemptions {}, stalled rows {}, dropped rows {}, hit tokens {}, evictions {}\n",
       total.num_steps, total.num_preemptions, total.num_stalled_rows, total.num_dropped_rows,
       total.kv.hit_tokens, total.kv.num_evictions);
+  fmt::print("documents {}\n", num_documents);
+  EXPECT_GT(num_documents, 300);
   EXPECT_GT(total.num_steps, 200'000);
   EXPECT_GT(total.num_preemptions, 500);
   EXPECT_GT(total.num_stalled_rows, 2'000);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "grammar/constraint.h"
 #include "runtime/kvcache/page_pool.h"
 #include "runtime/request/sampling_params.h"
 #include "runtime/request/step_plan.h"
@@ -20,7 +21,8 @@ struct SequenceRequest {
   std::shared_ptr<const SamplingParams> sampling;
   uint64_t rng_seed = 0;
   std::vector<int32_t> eos_token_ids;
-  std::string cache_salt;  // sequences share KV pages only under the same salt
+  OutputConstraint constraint;  // what the output must look like, if anything
+  std::string cache_salt;       // sequences share KV pages only under the same salt
   int64_t arrival_us = 0;
   int32_t priority = 0;                      // higher goes earlier; see WaitingQueue
   Retention retention = Retention::kNormal;  // of the pages it leaves in the prefix cache
@@ -32,7 +34,7 @@ enum class StopCause : uint8_t {
   kStopToken,      // one of stop_token_ids
   kMaxTokens,      // max_tokens of output
   kMaxModelLen,    // the model's context is full
-  kStepFailed,     // a step that computed it failed
+  kStepFailed,     // a step that computed it failed, or gave a token that its mask forbids
 };
 
 // New output of one sequence. The last update of a sequence has a stop_cause.

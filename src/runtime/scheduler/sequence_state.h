@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "runtime/kvcache/page_hash.h"
@@ -47,6 +48,11 @@ struct SequenceState {
     int32_t max_new_tokens = 0;  // and all together at most so many
   } in_flight;
 
+  // Of a constrained output: where it is, and what its slot has been told.
+  std::optional<ConstraintState> constraint;
+  SharedTokenMask sent_mask;
+  bool sent_mask_is_on = false;
+
   int32_t num_cached_tokens = 0;
   int64_t queued_us = 0;
 
@@ -57,6 +63,12 @@ struct SequenceState {
   bool prefilling() const { return num_planned < prefill_end; }
   // A row that is sure to have ended by then is not planned.
   bool can_decode() const { return !prefilling() && min_len() < max_len; }
+  // A token that is held to a grammar is sampled when all tokens before it have been read. While
+  // the constraint waits for the token that it begins behind, one more may be in flight: the device
+  // has the mask of what follows that token.
+  bool awaits_token() const {
+    return constraint && in_flight.num_samples > (constraint->active() ? 0 : 1);
+  }
 };
 
 }  // namespace deepflight

@@ -30,6 +30,9 @@ struct SampleProblem {
   int64_t bias_values_stride = 0;
   const int32_t* banned_ids = nullptr;  // [num_slots, max_banned]
   int64_t banned_stride = 0;
+  const int32_t* last_tokens = nullptr;   // read where a slot has a mask
+  const uint32_t* token_masks = nullptr;  // [num_slots, ceil(vocab_size / 32)]
+  int64_t masks_stride = 0;
 
   // The first rows are decode rows of 1 + draft_len rows each: row r samples behind the first
   // r % (1 + draft_len) drafts of its slot. Null and 0 without drafts.

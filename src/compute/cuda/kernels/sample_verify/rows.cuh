@@ -62,8 +62,9 @@ __device__ inline RowDrafts row_drafts(const SampleProblem& p, int64_t row, int 
   return drafts;
 }
 
-// Penalties, biases and bans of one slot, as functions of a token's id and logit. Listed tokens are
-// marked in a bitmap in shared memory, so that the others do not search the lists.
+// Penalties, biases, and bans or the mask of one slot, as functions of a token's id and logit.
+// Listed tokens are marked in a bitmap in shared memory, so that the others do not search the
+// lists.
 struct Adjustment {
   bool penalties;
   bool lists;
@@ -77,10 +78,12 @@ struct Adjustment {
   const int32_t* banned_ids;
   const uint32_t* marks;  // of tokens [first_marked, ...)
   int first_marked;
+  const uint32_t* allowed;  // a bit a token, or null
 
-  __device__ bool any() const { return penalties || lists; }
+  __device__ bool any() const { return penalties || lists || allowed != nullptr; }
 
   __device__ float operator()(int id, float logit) const {
+    if (allowed != nullptr && (allowed[id / 32] >> (id % 32) & 1u) == 0) return -INFINITY;
     if (penalties) {
       int count = counts[id];
 #pragma unroll 1
@@ -114,8 +117,10 @@ __device__ inline Adjustment make_adjustment(const SampleProblem& p, int64_t row
   a.drafts = row_drafts(p, row, slot);
   a.seen = p.prompt_seen + slot * p.seen_stride;
   a.num_biases = params.num_biases;
+  const bool masked = params.mask != kMaskOff && mask_is_on(params.mask, p.last_tokens[slot]);
+  a.allowed = masked ? p.token_masks + slot * p.masks_stride : nullptr;
   const int num_outputs = p.num_outputs[slot] + a.drafts.num_before;
-  a.num_banned = num_outputs < params.min_tokens ? params.num_banned : 0;
+  a.num_banned = !masked && num_outputs < params.min_tokens ? params.num_banned : 0;
   a.lists = a.num_biases > 0 || a.num_banned > 0;
   a.bias_ids = p.bias_ids + slot * p.bias_ids_stride;
   a.bias_values = p.bias_values + slot * p.bias_values_stride;

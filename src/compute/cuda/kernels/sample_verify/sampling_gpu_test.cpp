@@ -19,7 +19,7 @@ std::string describe(const SlotSampling& s) {
        << " min_p " << s.min_p << " repetition " << s.repetition_penalty << " presence "
        << s.presence_penalty << " frequency " << s.frequency_penalty << " biases " << s.num_biases
        << " banned " << s.num_banned << " min_tokens " << s.min_tokens << " logprobs "
-       << s.num_logprobs;
+       << s.num_logprobs << " mask " << s.mask;
   return text.str();
 }
 
@@ -96,6 +96,58 @@ void random_adjustments(std::mt19937_64& engine, Batch& batch, int64_t slot) {
     batch.bias_ids[slot * kMaxListedIds + i] = static_cast<int32_t>(engine() % vocab * 7 % vocab);
     batch.bias_values[slot * kMaxListedIds + i] = static_cast<float>(engine() % 100) * 0.11f - 5.0f;
     batch.banned_ids[slot * kMaxListedIds + i] = static_cast<int32_t>(engine() % vocab);
+  }
+}
+
+// Some rows with few tokens left, some with most; in force at once, by the last token, or not.
+void random_mask(std::mt19937_64& engine, Batch& batch, int64_t slot) {
+  const int64_t vocab = batch.vocab_size;
+  batch.last_tokens[slot] = static_cast<int32_t>(engine() % 4) - 1;
+  batch.sampling[slot].mask = pick(engine, {kMaskOff, kMaskOn, kMaskOn, mask_after(1)});
+  const uint64_t one_in = pick(engine, {uint64_t{1}, uint64_t{2}, uint64_t{50}, uint64_t{5000}});
+  batch.allow(slot, static_cast<int32_t>(engine() % static_cast<uint64_t>(vocab)));
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (engine() % one_in == 0) batch.allow(slot, static_cast<int32_t>(i));
+  }
+}
+
+TEST(Sample, Masks) {
+  std::mt19937_64 engine(41);
+  int64_t num_boundary = 0;
+  for (const int64_t vocab : {1, 31, 32, 33, 1152, 5000, 129280}) {
+    for (int round = 0; round < 3; ++round) {
+      Batch batch = random_batch(vocab > 10000 ? 70 : 200, vocab, 3.0f, 7 * vocab + round, round);
+      batch.make_counts();
+      batch.make_masks();
+      for (size_t slot = 0; slot < batch.sampling.size(); ++slot) {
+        random_filters(engine, batch.sampling[slot]);
+        if (slot % 2 == 0) random_adjustments(engine, batch, static_cast<int64_t>(slot));
+        random_mask(engine, batch, static_cast<int64_t>(slot));
+      }
+      num_boundary += check_tokens(batch);
+      const Outcome outcome = batch.run();
+      for (size_t row = 0; row < batch.slots.size(); ++row) {
+        const int32_t slot = batch.slots[row];
+        if (!mask_is_on(batch.sampling[slot].mask, batch.last_tokens[slot])) continue;
+        ASSERT_TRUE(batch.allows(slot, outcome.tokens[row])) << vocab << " row " << row;
+      }
+    }
+  }
+  std::cout << "draws on a boundary: " << num_boundary << "\n";
+}
+
+// A mask on one row leaves the others as they were.
+TEST(Sample, MasksAreOfTheirRowsAlone) {
+  Batch batch = random_batch(64, 5000, 2.0f, 43);
+  const Outcome before = batch.run();
+  batch.make_masks();
+  for (int64_t slot = 0; slot < 64; slot += 3) {
+    batch.sampling[slot].mask = kMaskOn;
+    batch.allow(slot, 4999);
+  }
+  const Outcome after = batch.run();
+  for (size_t row = 0; row < 64; ++row) {
+    EXPECT_EQ(after.tokens[row], batch.slots[row] % 3 == 0 ? 4999 : before.tokens[row]);
   }
 }
 

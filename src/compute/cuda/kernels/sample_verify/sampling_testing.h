@@ -30,6 +30,7 @@ inline SlotSampling neutral() {
           .num_biases = 0,
           .num_banned = 0,
           .min_tokens = 0,
+          .mask = kMaskOff,
           .seed = 1};
 }
 
@@ -48,6 +49,7 @@ struct Batch {
         logits_stride(vocab + padding),
         sampling(num_slots, neutral()),
         num_outputs(num_slots, 0),
+        last_tokens(num_slots, -1),
         bias_ids(num_slots * kMaxListedIds, -1),
         banned_ids(num_slots * kMaxListedIds, -1),
         bias_values(num_slots * kMaxListedIds, NAN) {}
@@ -58,11 +60,22 @@ struct Batch {
     seen.assign(sampling.size() * vocab_size, 0);
   }
 
+  // The masks, where a test needs them: nothing allowed.
+  void make_masks() { masks.assign(sampling.size() * mask_words(), 0); }
+  int64_t mask_words() const { return (vocab_size + 31) / 32; }
+  void allow(int64_t slot, int32_t token) {
+    masks[slot * mask_words() + token / 32] |= 1u << (token % 32);
+  }
+  bool allows(int64_t slot, int64_t token) const {
+    return masks[slot * mask_words() + token / 32] >> (token % 32) & 1u;
+  }
+
   Outcome run() const {
     const auto num_rows = static_cast<int64_t>(slots.size());
     const DeviceArray<float> d_logits(logits);
     const DeviceArray<int32_t> d_slots(slots), d_outputs(num_outputs), d_counts(counts),
-        d_bias_ids(bias_ids), d_banned(banned_ids);
+        d_bias_ids(bias_ids), d_banned(banned_ids), d_last(last_tokens);
+    const DeviceArray<uint32_t> d_masks(masks);
     const DeviceArray<uint8_t> d_seen(seen);
     const DeviceArray<float> d_bias_values(bias_values);
     const DeviceArray<SlotSampling> d_sampling(sampling);
@@ -84,6 +97,9 @@ struct Batch {
     p.bias_values = d_bias_values.data();
     p.banned_ids = d_banned.data();
     p.bias_ids_stride = p.bias_values_stride = p.banned_stride = kMaxListedIds;
+    p.last_tokens = d_last.data();
+    p.token_masks = d_masks.data();
+    p.masks_stride = mask_words();
     p.max_logprobs = kMaxLogprobs;
     p.tokens = tokens.data();
     p.logprobs = logprobs.data();
@@ -101,7 +117,8 @@ struct Batch {
   std::vector<int32_t> slots;  // by row
   std::vector<float> logits;   // rows of logits_stride
   std::vector<SlotSampling> sampling;
-  std::vector<int32_t> num_outputs, counts, bias_ids, banned_ids;
+  std::vector<int32_t> num_outputs, last_tokens, counts, bias_ids, banned_ids;
+  std::vector<uint32_t> masks;
   std::vector<uint8_t> seen;
   std::vector<float> bias_values;
 };
@@ -129,7 +146,11 @@ inline std::vector<float> adjusted_logits(const Batch& batch, int64_t row) {
   for (int i = 0; i < params.num_biases; ++i) {
     logits[batch.bias_ids[listed + i]] += batch.bias_values[listed + i];
   }
-  if (batch.num_outputs[slot] < params.min_tokens) {
+  if (mask_is_on(params.mask, batch.last_tokens[slot])) {
+    for (int64_t i = 0; i < vocab; ++i) {
+      if (!batch.allows(slot, i)) logits[i] = -INFINITY;
+    }
+  } else if (batch.num_outputs[slot] < params.min_tokens) {
     for (int i = 0; i < params.num_banned; ++i) {
       logits[batch.banned_ids[listed + i]] = -INFINITY;
     }

@@ -43,10 +43,11 @@ void apply_deltas(const DeltasProblem& problem, cudaStream_t stream) {
   const DeltasProblem& p = problem;
   CHECK(p.num_admissions >= 0 && p.num_admissions < kMaxGridY && p.num_page_grants >= 0,
         p.num_admissions, p.num_page_grants);
+  CHECK(p.num_masks >= 0 && p.num_admissions + p.num_masks < kMaxGridY, p.num_masks);
   CHECK(p.state.output_counts_stride >= p.state.vocab_size &&
             p.state.prompt_seen_stride >= p.state.vocab_size,
         p.state.vocab_size, p.state.output_counts_stride, p.state.prompt_seen_stride);
-  if (p.num_admissions == 0 && p.num_page_grants == 0) return;
+  if (p.num_admissions == 0 && p.num_page_grants == 0 && p.num_masks == 0) return;
   launch_deltas(p, stream);
   CUDA_CHECK(cudaGetLastError());
 }

@@ -43,6 +43,9 @@ struct State {
   int64_t banned_ids_stride = 0;
   int64_t max_banned = 0;
   SlotSampling* sampling = nullptr;  // [num_slots]
+  int32_t* token_masks = nullptr;    // [num_slots, mask_words]
+  int64_t token_masks_stride = 0;
+  int64_t mask_words = 0;
   // Null without drafts.
   int32_t* draft_tokens = nullptr;  // [num_slots, max_draft_len]
   int64_t draft_stride = 0;
@@ -93,6 +96,11 @@ struct DeltasProblem {
   const int32_t* grant_slots = nullptr;     // [num_page_grants]
   const int32_t* grant_page_idx = nullptr;  // [num_page_grants]
   const int32_t* grant_pages = nullptr;     // [num_page_grants]
+  int64_t num_masks = 0;
+  const int32_t* mask_slots = nullptr;  // [num_masks]; a slot at most once
+  const int32_t* mask_modes = nullptr;  // [num_masks]
+  const int32_t* masks = nullptr;       // [num_masks, mask_words], rows of masks_stride
+  int64_t masks_stride = 0;
 };
 
 }  // namespace deepflight::cuda_step_state

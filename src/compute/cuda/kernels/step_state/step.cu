@@ -145,10 +145,24 @@ __device__ inline void copy_settings(const DeltasProblem& p, const SlotDelta& de
     for (int64_t i = 0; i < state.max_draft_len; ++i) {
       state.draft_tokens[slot * state.draft_stride + i] = -1;
     }
+    // What the slot's last sequence ended with must not put the mask in force.
+    if (delta.sampling.mask != kMaskOff) state.last_tokens[slot] = -1;
   }
 }
 
-// y: admissions, then the page grants; x: parts of their arrays.
+// A slot's mask. NOTE: a slot may be admitted in the same launch; both then write the same mode.
+__device__ inline void copy_mask(const DeltasProblem& p, int64_t index, int64_t thread,
+                                 int64_t num_threads) {
+  const State& state = p.state;
+  const int64_t slot = p.mask_slots[index];
+  if (slot < 0 || slot >= state.num_slots) return;
+  for (int64_t i = thread; i < state.mask_words; i += num_threads) {
+    state.token_masks[slot * state.token_masks_stride + i] = p.masks[index * p.masks_stride + i];
+  }
+  if (thread == 0) state.sampling[slot].mask = p.mask_modes[index];
+}
+
+// y: admissions, then the page grants, then the masks; x: parts of their arrays.
 __global__ void __launch_bounds__(kThreads) delta_kernel(const __grid_constant__ DeltasProblem p) {
   const State& state = p.state;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -163,6 +177,9 @@ __global__ void __launch_bounds__(kThreads) delta_kernel(const __grid_constant__
       state.page_table[slot * state.page_table_stride + page_idx] = p.grant_pages[i];
     }
     return;
+  }
+  if (blockIdx.y > p.num_admissions) {
+    return copy_mask(p, blockIdx.y - p.num_admissions - 1, thread, num_threads);
   }
   const SlotDelta& delta = p.admissions[blockIdx.y];
   const int64_t slot = delta.slot;
@@ -208,7 +225,8 @@ void launch_deltas(const DeltasProblem& p, cudaStream_t stream) {
     const unsigned int blocks = blocks_of(p.state.vocab_size * 4, int64_t{kThreads} * 16 * 2);
     zero_kernel<<<dim3(blocks, num_admissions), kThreads, 0, stream>>>(p);
   }
-  delta_kernel<<<dim3(kDeltaBlocks, num_admissions + 1), kThreads, 0, stream>>>(p);
+  const auto num_masks = static_cast<unsigned int>(p.num_masks);
+  delta_kernel<<<dim3(kDeltaBlocks, num_admissions + 1 + num_masks), kThreads, 0, stream>>>(p);
 }
 
 }  // namespace deepflight::cuda_step_state

@@ -101,8 +101,8 @@ struct DeviceState {
     EXPECT_EQ(banned_ids.host(), want.banned_ids);
     const auto got = sampling.host();
     for (size_t i = 0; i < got.size(); ++i) {
-      // Not the padding before the seed.
-      EXPECT_EQ(std::memcmp(&got[i], &want.sampling[i], offsetof(SlotSampling, min_tokens) + 4), 0);
+      // Without what may be padding before the seed.
+      EXPECT_EQ(std::memcmp(&got[i], &want.sampling[i], offsetof(SlotSampling, mask) + 4), 0);
       EXPECT_EQ(got[i].seed, want.sampling[i].seed) << "slot " << i;
     }
   }
@@ -281,6 +281,49 @@ TEST(ApplyDeltas, ResetsSlotsAndScattersPages) {
                  nullptr);
     apply_on_host(deltas, &host);
     device.expect(host);
+  }
+}
+
+TEST(ApplyDeltas, MasksGoToTheirSlots) {
+  for (const int64_t vocab : {40, 1003, 129280}) {
+    constexpr int64_t kSlots = 9;
+    const int64_t words = (vocab + 31) / 32;
+    HostState host(kSlots, vocab);
+    DeviceState device(host);
+    auto token_masks = HostState::filled<int32_t>(kSlots * words, 1);
+    const DeviceArray<int32_t> d_token_masks(token_masks);
+    device.state.token_masks = d_token_masks.data();
+    device.state.token_masks_stride = device.state.mask_words = words;
+    // Slot 4 is admitted and masked in one launch, 2 and 7 are masked alone.
+    SlotDelta admission;
+    std::memset(&admission, 0, sizeof(admission));
+    admission.slot = 4;
+    admission.sampling.mask = mask_after(12);
+    const std::vector<int32_t> slots = {7, 4, 2}, modes = {kMaskOn, mask_after(12), kMaskOn};
+    const auto masks = HostState::filled<int32_t>(std::ssize(slots) * words, 2);
+    const DeviceArray<SlotDelta> admissions(std::vector<SlotDelta>{admission});
+    const DeviceArray<int32_t> d_slots(slots), d_modes(modes), d_masks(masks);
+    DeltasProblem problem;
+    problem.state = device.state;
+    problem.num_admissions = 1;
+    problem.admissions = admissions.data();
+    problem.num_masks = std::ssize(slots);
+    problem.mask_slots = d_slots.data();
+    problem.mask_modes = d_modes.data();
+    problem.masks = d_masks.data();
+    problem.masks_stride = words;
+    apply_deltas(problem, nullptr);
+    HostDeltas deltas;
+    deltas.admissions = {admission};
+    apply_on_host(deltas, &host);
+    host.last_tokens[4] = -1;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      std::copy_n(masks.begin() + static_cast<int64_t>(i) * words, words,
+                  token_masks.begin() + slots[i] * words);
+      host.sampling[slots[i]].mask = modes[i];
+    }
+    device.expect(host);
+    EXPECT_TRUE(d_token_masks.host() == token_masks);
   }
 }
 
