@@ -107,7 +107,7 @@ void CudaBackend::update_state(const StepState& state, const StepInputs& inputs,
   problem.state = state_problem(state);
   problem.num_tokens = inputs.num_tokens;
   problem.token_slots = inputs.token_slots.data<int32_t>();
-  problem.positions = inputs.positions.data<int32_t>();
+  problem.positions = data_or_null<int32_t>(inputs.positions);  // of chunks
   problem.num_sampled_rows = inputs.num_sampled_rows;
   problem.sampled_slots = data_or_null<int32_t>(inputs.sampled_slots);
   problem.sampled_tokens = data_or_null<int32_t>(sampled.tokens);

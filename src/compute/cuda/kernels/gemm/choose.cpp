@@ -16,33 +16,32 @@ namespace {
 // Constants of the model, fitted to the times of all configurations at the shapes of R1 on an H100.
 // They rank configurations; taken one by one they are no rates of the hardware, since the largest
 // of the three parts of a time and a share of all three are added up.
-constexpr double kCyclesPerUs = 1561;  // of an SM
-constexpr double kDramShare = 1.042;   // of the nominal bandwidth
-constexpr double kL2BytesPerUs = 9.85e6;
-constexpr double kShareOfAll = 0.13;
-constexpr double kLaunchUs = 1.72;
-constexpr double kTwoBlocksUs = 0.08;  // two blocks on an SM to start
-constexpr double kSplitUs = 0.51;      // barriers and exchange of a cluster, and for each block
-constexpr double kSplitBlockUs = 0.305;
-constexpr double kBlockCycles = 207;    // a block of k, pipelined: what is beside the products
-constexpr double kTurnCycles = 182;     // the same where warpgroups take turns
-constexpr double kScaleColumns = 2.01;  // cycles of scaling for each column of the right operand,
-constexpr double kScaleRows = 0.72;     // scales along its columns, or along rows
-constexpr double kTwoScales = 2.87;     // where a tile has columns of two scales
-constexpr double kTileCycles = 955;     // between tiles, and for each column
-constexpr double kTileColumnCycles = 1.4;
-constexpr double kStagedTileCycles = 437;  // the same where out is staged
-constexpr double kStagedColumnCycles = 0.66;
-constexpr double kBusyShare = 0.072;      // of SMs that it takes to draw the full bandwidth
-constexpr double kMulticastSlows = 1.08;  // streams, since blocks wait for each other
-constexpr double kUnevenWaves = 0.95;     // of groups that differ in size
+constexpr double kCyclesPerUs = 1830;  // of an SM
+constexpr double kDramShare = 1.09;    // of the nominal bandwidth
+constexpr double kL2BytesPerUs = 18.8e6;
+constexpr double kShareOfAll = 0.135;
+constexpr double kLaunchUs = 0.64;
+constexpr double kTwoBlocksUs = 0.04;  // two blocks on an SM to start
+constexpr double kSplitUs = 1.11;      // barriers and exchange of a cluster, and for each block
+constexpr double kSplitBlockUs = 0.258;
+constexpr double kBlockCycles = 147;    // a block of k, pipelined: what is beside the products
+constexpr double kTurnCycles = 223;     // the same, one product at a time
+constexpr double kScaleColumns = 2.46;  // cycles of scaling for each column of the right operand,
+constexpr double kScaleRows = 1.26;     // scales along its columns, or along rows
+constexpr double kTwoScales = 1.61;     // two scales, and where they part not known ahead
+constexpr double kTileCycles = 2432;    // between tiles
+constexpr double kStagedTileCycles = 329;  // the same where out is staged
+constexpr double kStagedColumnCycles = 0.87;
+constexpr double kBusyShare = 0.128;      // of SMs that it takes to draw the full bandwidth
+constexpr double kMulticastSlows = 1.06;  // streams, since blocks wait for each other
+constexpr double kUnevenWaves = 1.01;     // of groups that differ in size
 
 // Clusters lie within a GPC, whose SMs do not divide evenly: the share of the SMs that they fill.
 double cluster_share(const Config& config) {
   if (config.cluster() <= 2) return 1.0;
-  if (config.multicast == 4) return 0.777;
-  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.59 : 0.874;
-  return config.blocks_per_sm == 1 ? 0.54 : 0.6;
+  if (config.multicast == 4) return 0.678;
+  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.589 : 0.854;
+  return config.blocks_per_sm == 1 ? 0.6 : 0.586;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -79,8 +78,9 @@ double row_tiles(const Shape& shape, int step) {
 // Cycles of one block of k of one tile, on an SM that has blocks_per_sm of them at a time.
 double step_cycles(const Config& config) {
   const double products = 2.0 * std::max(config.right(), 16);  // m64 n k128
-  const double scaling = config.right() * (config.swapped ? kScaleColumns : kScaleRows) *
-                         (config.column_scales() == 2 ? kTwoScales : 1.0);
+  const double scaling =
+      config.right() * (config.swapped ? kScaleColumns : kScaleRows) *
+      (config.column_scales() == 2 && config.columns % 32 != 0 ? kTwoScales : 1.0);
   const double serial = config.pipelined() ? std::max(products, scaling) + kBlockCycles
                                            : config.repeats() * (products + scaling + kTurnCycles);
   const double read = config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK;
@@ -178,9 +178,8 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
       std::floor(machine.num_sms * cluster_share(config) * config.blocks_per_sm / config.cluster());
   const double waves =
       shape.num_groups > 0 ? units / slots + kUnevenWaves : std::ceil(units / slots);
-  const double tile_cycles = config.staged
-                                 ? kStagedTileCycles + kStagedColumnCycles * config.right()
-                                 : kTileCycles + kTileColumnCycles * config.right();
+  const double tile_cycles =
+      config.staged ? kStagedTileCycles + kStagedColumnCycles * config.right() : kTileCycles;
   const double math = waves * (part * step_cycles(config) * products + tile_cycles) / kCyclesPerUs;
 
   const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
