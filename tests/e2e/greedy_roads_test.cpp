@@ -152,17 +152,14 @@ TEST_F(GreedyRoads, AfterForcedPreemption) {
 
 // Drafts change how many tokens a step gives, not which: with everything above at once.
 TEST_F(GreedyRoads, WithDrafts) {
-  for (const int draft_len : {1, 3}) {
-    SCOPED_TRACE(draft_len);
-    EngineOptions options = base_options();
-    options.mtp.draft_len = draft_len;
-    options.chunk_tokens = 48;
-    options.max_batched_tokens = 192;
-    Road road(options);
-    expect_same(road.run(32));
-    EXPECT_GT(road.stats().prefix_hit_tokens, 0);
-    EXPECT_GT(road.stats().drafts.tokens_per_row(), draft_len + 0.7);
-  }
+  EngineOptions options = base_options();
+  options.mtp.draft_len = 3;
+  options.chunk_tokens = 48;
+  options.max_batched_tokens = 192;
+  Road road(options);
+  expect_same(road.run(32));
+  EXPECT_GT(road.stats().prefix_hit_tokens, 0);
+  EXPECT_GT(road.stats().drafts.tokens_per_row(), 3.7);
 }
 
 TEST_F(GreedyRoads, WithDraftsAfterForcedPreemption) {

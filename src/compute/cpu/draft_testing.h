@@ -153,8 +153,14 @@ struct DraftWorld {
 
 // DraftInputs' own arrays.
 struct DraftArrays {
-  DraftArrays(int num_rows, int num_results) {
-    verified_positions.values.assign(num_rows, -9);
+  DraftArrays(int num_rows, int num_results, int extra = 0) : num_extra(extra) {
+    for (Ints* array : {&verified_positions, &verified_tokens, &verified_slots, &source_rows}) {
+      array->values.assign(num_rows + extra * num_results, -9);
+    }
+    for (Ints* array : {&draft_rows, &verified_kv_lens, &verified_batch_slots}) {
+      array->values.assign(num_results, -9);
+    }
+    verified_offsets.values.assign(num_results + 1, -9);
     for (Ints* array : {&last_rows, &token_ids, &positions, &slots, &kv_lens}) {
       array->values.assign(num_results, -9);
     }
@@ -164,6 +170,16 @@ struct DraftArrays {
     DraftInputs drafts;
     drafts.verified.num_tokens = static_cast<int64_t>(verified_positions.values.size());
     drafts.verified.positions = verified_positions.view();
+    drafts.num_extra = num_extra;
+    if (num_extra > 0) {
+      drafts.verified.token_ids = verified_tokens.view();
+      drafts.verified.token_slots = verified_slots.view();
+      drafts.verified.absorbed = {static_cast<int64_t>(draft_rows.values.size()),
+                                  verified_offsets.view(), verified_kv_lens.view(),
+                                  verified_batch_slots.view()};
+      drafts.source_rows = source_rows.view();
+      drafts.draft_rows = draft_rows.view();
+    }
     drafts.last_rows = last_rows.view();
     StepInputs& chain = drafts.chain;
     chain.num_tokens = chain.num_absorbed_tokens = static_cast<int64_t>(last_rows.values.size());
@@ -174,6 +190,9 @@ struct DraftArrays {
     return drafts;
   }
 
+  int num_extra;
+  Ints verified_tokens, verified_slots, source_rows, draft_rows;
+  Ints verified_offsets, verified_kv_lens, verified_batch_slots;
   Ints verified_positions, last_rows, token_ids, positions, slots, offsets, kv_lens;
 };
 

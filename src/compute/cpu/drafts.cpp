@@ -90,22 +90,51 @@ void CpuBackend::keep_states(const StepState& state, const StepInputs& inputs, c
   }
 }
 
+namespace {
+
+// The verified rows of a result: sampled ones, then extra ones.
+void fill_verified(const StepInputs& inputs, const SampledTokens& sampled,
+                   const DraftInputs& drafts, int64_t result, int32_t num_accepted) {
+  const StepInputs& verified = drafts.verified;
+  const int64_t first = inputs.first_row(result);
+  const int64_t count = result < inputs.num_decode_rows ? 1 + inputs.draft_len : 1;
+  const int64_t first_row = first + result * drafts.num_extra;
+  const int32_t slot = inputs.sampled_slots.data<int32_t>()[first];
+  const int32_t token = inputs.sampled_token_idx.data<int32_t>()[first];
+  const int32_t position = inputs.positions.data<int32_t>()[token] + 1;
+  for (int64_t i = 0; i < count + drafts.num_extra; ++i) {
+    const int64_t row = first_row + i;
+    verified.positions.data<int32_t>()[row] = slot < 0 ? 0 : position + static_cast<int32_t>(i);
+    if (drafts.num_extra == 0) continue;
+    verified.token_slots.data<int32_t>()[row] = slot;
+    verified.token_ids.data<int32_t>()[row] =
+        slot >= 0 && i < num_accepted ? sampled.tokens.data<int32_t>()[first + i] : 0;
+    drafts.source_rows.data<int32_t>()[row] = static_cast<int32_t>(first + std::min(i, count - 1));
+  }
+  if (drafts.num_extra == 0) return;
+  const auto end = static_cast<int32_t>(count + drafts.num_extra);
+  int32_t* offsets = verified.absorbed.query_offsets.data<int32_t>();
+  offsets[result] = static_cast<int32_t>(first_row);
+  offsets[result + 1] = static_cast<int32_t>(first_row) + end;
+  verified.absorbed.kv_lens.data<int32_t>()[result] = slot < 0 ? 0 : position + end;
+  verified.absorbed.slots.data<int32_t>()[result] = slot;
+  drafts.draft_rows.data<int32_t>()[result] = static_cast<int32_t>(first_row) + num_accepted - 1;
+}
+
+}  // namespace
+
 void CpuBackend::begin_drafts(const StepState& state, const StepInputs& inputs,
                               const SampledTokens& sampled, const DraftInputs& drafts) {
-  const auto* positions = inputs.positions.data<int32_t>();
   for (int64_t result = 0; result < inputs.num_results(); ++result) {
     const int64_t first = inputs.first_row(result);
-    const int64_t count = result < inputs.num_decode_rows ? 1 + inputs.draft_len : 1;
     const int32_t slot = inputs.sampled_slots.data<int32_t>()[first];
     const bool padding = slot < 0;
-    for (int64_t row = first; row < first + count; ++row) {
-      const int32_t token = inputs.sampled_token_idx.data<int32_t>()[row];
-      drafts.verified.positions.data<int32_t>()[row] = padding ? 0 : positions[token] + 1;
-    }
     const int32_t num_accepted = padding ? 1 : sampled.num_accepted.data<int32_t>()[result];
+    fill_verified(inputs, sampled, drafts, result, num_accepted);
     const int32_t kv_len = padding ? 0 : state.kv_lens.data<int32_t>()[slot];
     const StepInputs& chain = drafts.chain;
-    drafts.last_rows.data<int32_t>()[result] = static_cast<int32_t>(first) + num_accepted - 1;
+    drafts.last_rows.data<int32_t>()[result] =
+        static_cast<int32_t>(first + result * drafts.num_extra) + num_accepted - 1;
     chain.token_ids.data<int32_t>()[result] = padding ? 0 : state.last_tokens.data<int32_t>()[slot];
     chain.positions.data<int32_t>()[result] = kv_len;
     chain.token_slots.data<int32_t>()[result] = slot;
@@ -130,6 +159,11 @@ void CpuBackend::take_drafts(const StepState& state, const TensorView& logits, i
         static_cast<int32_t>(std::max_element(values, values + logits.dim(1)) - values);
     if (draft_idx < state.sampling[slot].max_drafts) {
       state.draft_tokens.row<int32_t>(slot)[draft_idx] = best;
+    }
+    if (drafts.num_extra > 0) {
+      const int32_t next = ++drafts.draft_rows.data<int32_t>()[row];
+      if (draft_idx < drafts.num_extra) drafts.verified.token_ids.data<int32_t>()[next] = best;
+      return;
     }
     chain.token_ids.data<int32_t>()[row] = best;
     ++chain.positions.data<int32_t>()[row];

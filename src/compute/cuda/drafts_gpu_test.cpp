@@ -136,7 +136,7 @@ TEST_F(DraftsGpuTest, SampleAndUpdate) {
 TEST_F(DraftsGpuTest, PrepareBeginAndTake) {
   std::mt19937 random(2);
   for (const int num_rows : {1, 7, 300}) {
-    for (const int draft_len : {0, 1, 3}) {
+    for (const auto& [draft_len, num_extra] : {std::pair{0, 0}, {1, 0}, {3, 0}, {2, 1}, {3, 2}}) {
       const int vocab = num_rows > 100 ? 1003 : 129280;
       const int num_chunks = 3;
       DraftWorld world(num_rows + num_chunks, vocab, /*max_draft_len=*/3);
@@ -181,9 +181,14 @@ TEST_F(DraftsGpuTest, PrepareBeginAndTake) {
       inputs.num_sampled_rows = static_cast<int64_t>(sampled_slots.values.size());
       inputs.sampled_slots = sampled_slots.view();
       inputs.sampled_token_idx = sampled_idx.view();
+      Ints sampled_tokens;
+      for (size_t i = 0; i < sampled_slots.values.size(); ++i) {
+        sampled_tokens.values.push_back(static_cast<int32_t>(random() % vocab));
+      }
       SampledTokens sampled;
+      sampled.tokens = sampled_tokens.view();
       sampled.num_accepted = accepted.view();
-      DraftArrays arrays(static_cast<int>(inputs.num_sampled_rows), num_results);
+      DraftArrays arrays(static_cast<int>(inputs.num_sampled_rows), num_results, num_extra);
       DraftInputs drafts = arrays.inputs();
       const Matrix logits =
           Matrix::random(num_results, vocab, 7, /*padding=*/num_rows == 7 ? 1 : 0);
@@ -200,8 +205,17 @@ TEST_F(DraftsGpuTest, PrepareBeginAndTake) {
       device.absorbed.kv_lens = mirror.up(inputs.absorbed.kv_lens);
       SampledTokens device_sampled;
       device_sampled.num_accepted = mirror.up(sampled.num_accepted);
+      device_sampled.tokens = mirror.up(sampled.tokens);
       DraftInputs device_drafts = drafts;
-      device_drafts.verified.positions = mirror.up(drafts.verified.positions);
+      StepInputs& verified = device_drafts.verified;
+      verified.positions = mirror.up(drafts.verified.positions);
+      verified.token_ids = mirror.up(drafts.verified.token_ids);
+      verified.token_slots = mirror.up(drafts.verified.token_slots);
+      verified.absorbed.query_offsets = mirror.up(drafts.verified.absorbed.query_offsets);
+      verified.absorbed.kv_lens = mirror.up(drafts.verified.absorbed.kv_lens);
+      verified.absorbed.slots = mirror.up(drafts.verified.absorbed.slots);
+      device_drafts.source_rows = mirror.up(drafts.source_rows);
+      device_drafts.draft_rows = mirror.up(drafts.draft_rows);
       device_drafts.last_rows = mirror.up(drafts.last_rows);
       StepInputs& chain = device_drafts.chain;
       chain.token_ids = mirror.up(drafts.chain.token_ids);
@@ -224,7 +238,8 @@ TEST_F(DraftsGpuTest, PrepareBeginAndTake) {
       };
       run(*cuda_, device_state, device, device_sampled, device_drafts, device_logits);
       run(cpu_, world.state(), inputs, sampled, drafts, logits.view());
-      SCOPED_TRACE(::testing::Message() << num_rows << " rows, " << draft_len << " drafts");
+      SCOPED_TRACE(::testing::Message()
+                   << num_rows << " rows, " << draft_len << " drafts, " << num_extra << " extra");
       mirror.expect_equal();
     }
   }

@@ -35,6 +35,7 @@ cuda_drafts::StatesProblem states_problem(const StepState& state, const StepInpu
 void CudaBackend::shift_states(const StepState& state, const StepInputs& inputs, const KvPool& pool,
                                int64_t level, const TensorView& states, const TensorView& out) {
   const TimelineRange range("shift_states");
+  impl_->mla_metadata_ready = false;  // what follows attends with other lengths than the model did
   auto problem = states_problem(state, inputs, pool, level, states);
   problem.out = bf16(out);
   problem.out_stride = out.stride(0);
@@ -65,6 +66,18 @@ void CudaBackend::begin_drafts(const StepState& state, const StepInputs& inputs,
   problem.draft_tokens = state.draft_tokens.data<int32_t>();
   problem.draft_stride = state.draft_tokens.stride(0);
   problem.max_draft_len = state.draft_tokens.dim(1);
+  problem.sampled_tokens = drafts.num_extra > 0 ? sampled.tokens.data<int32_t>() : nullptr;
+  problem.num_extra = drafts.num_extra;
+  if (drafts.num_extra > 0) {
+    const StepInputs& verified = drafts.verified;
+    problem.verified_tokens = verified.token_ids.data<int32_t>();
+    problem.verified_slots = verified.token_slots.data<int32_t>();
+    problem.source_rows = drafts.source_rows.data<int32_t>();
+    problem.verified_offsets = verified.absorbed.query_offsets.data<int32_t>();
+    problem.verified_kv_lens = verified.absorbed.kv_lens.data<int32_t>();
+    problem.verified_batch_slots = verified.absorbed.slots.data<int32_t>();
+    problem.draft_rows = drafts.draft_rows.data<int32_t>();
+  }
   problem.verified_positions = drafts.verified.positions.data<int32_t>();
   problem.last_rows = drafts.last_rows.data<int32_t>();
   problem.token_ids = chain.token_ids.data<int32_t>();
@@ -95,6 +108,11 @@ void CudaBackend::take_drafts(const StepState& state, const TensorView& logits, 
   problem.token_ids = chain.token_ids.data<int32_t>();
   problem.positions = chain.positions.data<int32_t>();
   problem.kv_lens = chain.absorbed.kv_lens.data<int32_t>();
+  problem.num_extra = drafts.num_extra;
+  if (drafts.num_extra > 0) {
+    problem.draft_rows = drafts.draft_rows.data<int32_t>();
+    problem.verified_tokens = drafts.verified.token_ids.data<int32_t>();
+  }
   cuda_drafts::take_drafts(problem, impl_->main.stream.get());
   impl_->mla_metadata_ready = false;
 }

@@ -279,7 +279,8 @@ class Backend {
   virtual void begin_drafts(const StepState& state, const StepInputs& inputs,
                             const SampledTokens& sampled, const DraftInputs& drafts) = 0;
   // The arg max of each sequence's logits (F32 [num_results, vocab]) becomes draft number
-  // `draft_idx` of its slot, if the slot is to have so many, and the next token of drafts.chain.
+  // `draft_idx` of its slot, if the slot is to have so many, and the next token of drafts.chain,
+  // or, where there are extra rows, of the sequence's verified rows: draft_rows go on to it.
   virtual void take_drafts(const StepState& state, const TensorView& logits, int64_t draft_idx,
                            const DraftInputs& drafts) = 0;
 };

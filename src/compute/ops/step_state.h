@@ -107,6 +107,8 @@ struct StepInputs {
   int64_t num_sampled_rows = 0;
   TensorView sampled_token_idx;  // I32 [num_sampled_rows]: token whose logits are wanted
   TensorView sampled_slots;      // I32 [num_sampled_rows]
+  // Query offsets of the absorbed sequences behind the decode rows, counted from their first token.
+  TensorView replay_query_offsets;  // I32 [absorbed.num_sequences - num_decode_rows + 1]
 
   int64_t num_decode_tokens() const { return num_decode_rows * (1 + draft_len); }
   // Decode rows and sampling chunks: each gives one token or more.
@@ -123,13 +125,20 @@ struct StepInputs {
 
 // What the drafts for the next step are computed on; sequences are the results of the step.
 struct DraftInputs {
-  // The sampled rows, one place on: row r is the token that r sampled, at the position where the
-  // next step will feed it. Rows past a sequence's last accepted token are filled in too and mean
-  // nothing; what they leave in the pages is overwritten by later steps before it is read.
-  StepInputs verified;  // token_ids, positions, token_slots [num_sampled_rows]
-  // One token a sequence: at first its last accepted one, then one draft after the other.
-  StepInputs chain;      // all of absorbed, token_ids, positions, token_slots [num_results]
-  TensorView last_rows;  // I32 [num_results]: the sampled row of the last accepted token
+  // The sampled rows of each result, one place on: row r is the token that r sampled, at the
+  // position where the next step will feed it; then num_extra rows a result, at the positions
+  // behind them, for drafts. Rows past a result's last accepted token and drafts are filled in too
+  // and mean nothing; what they leave in the pages is overwritten by later steps before it is read.
+  // token_ids, positions, token_slots; with extra rows absorbed, too. [num_sampled_rows +
+  // num_extra * num_results]
+  StepInputs verified;
+  int64_t num_extra = 0;
+  TensorView source_rows;  // with extra rows, I32: the sampled row of each (extra ones: any)
+  TensorView draft_rows;   // with extra rows, I32 [num_results]: the row that makes the next draft
+  // One token a sequence: at first its last accepted one, then (without extra rows) one draft after
+  // the other. All of absorbed, token_ids, positions, token_slots [num_results].
+  StepInputs chain;
+  TensorView last_rows;  // I32 [num_results]: the verified row of the last accepted token
 };
 
 // Where sampling writes. Logprob arrays are filled for slots that ask for them.

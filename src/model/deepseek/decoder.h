@@ -65,6 +65,8 @@ class Decoder {
   // states of all tokens, and those of the sampled rows in `sampled`.
   TensorView forward(const StepState& state, const StepInputs& inputs, const KvPool& pool);
 
+  const DeepseekConfig& config() const { return config_; }
+
   // Parts of the forward pass that MTP modules share. One layer on the step's tokens, its KV in the
   // pages' layer kv_layer: residual, plus `delta` if `adds_delta`, -> residual and a new delta.
   void layer(const LayerWeights& weights, int64_t kv_layer, bool adds_delta,

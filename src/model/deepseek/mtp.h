@@ -17,6 +17,9 @@
 //
 // Eagle: one module drafts them all. For the second draft it reads the first one and its own m, and
 // so on; entries of drafts are overwritten when the tokens that really came are known.
+//
+// Vanilla: module k makes draft k. It reads the m of module k - 1 where that one reads s, so it
+// runs over every token, and what keep_states keeps is a state for each module.
 #pragma once
 
 #include <cstdint>
@@ -27,12 +30,13 @@ namespace deepflight {
 
 class MtpDrafter {
  public:
-  // References must outlive the drafter; the workspace is the decoder's, with MTP.
-  MtpDrafter(const DeepseekConfig& config, const ModelWeights& weights, Backend& backend,
-             DecoderWorkspace& workspace, Decoder& decoder);
+  // References must outlive the drafter; the workspace is the decoder's, with MTP. The first
+  // num_modules modules take part: 1 is eagle.
+  MtpDrafter(const ModelWeights& weights, Backend& backend, DecoderWorkspace& workspace,
+             Decoder& decoder, int64_t num_modules);
 
   // What a page carries at its end, and a slot, for `num_modules` modules. 0 without modules.
-  static int64_t states_width(const DeepseekConfig& config, size_t num_modules);
+  static int64_t states_width(const DeepseekConfig& config, int64_t num_modules);
 
   // After Decoder::forward: the modules' KV of the step's prefill chunks, and the states to go on
   // from.
@@ -46,12 +50,18 @@ class MtpDrafter {
  private:
   // Token and state joined: the layer's input, in the workspace's residual.
   void join(const MtpWeights& module, const StepInputs& inputs, const TensorView& states);
+  // Layer and final norm behind join. Returns the module's states, in the workspace.
+  TensorView finish(int64_t module, const LayerContext& step);
+  void draft_by_one(const StepState& state, const DraftInputs& drafts, int64_t num_drafts,
+                    const KvPool& pool);
+  void draft_by_each(const StepState& state, const DraftInputs& drafts, int64_t num_drafts,
+                     const KvPool& pool);
 
-  const DeepseekConfig& config_;
   const ModelWeights& weights_;
   Backend& backend_;
   DecoderWorkspace& workspace_;
   Decoder& decoder_;
+  const int64_t num_modules_;
 };
 
 }  // namespace deepflight

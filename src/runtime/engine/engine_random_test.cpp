@@ -27,8 +27,12 @@ GenerationRequest random_request(int index) {
   return request;
 }
 
-// The parameter: drafts per sequence and step.
-class EngineRandomTest : public ::testing::TestWithParam<int> {
+struct Drafts {
+  int len;  // per sequence and step
+  MtpMode mode = MtpMode::kEagle;
+};
+
+class EngineRandomTest : public ::testing::TestWithParam<Drafts> {
  protected:
   static void TearDownTestSuite() { worlds_.clear(); }
 
@@ -49,10 +53,10 @@ class EngineRandomTest : public ::testing::TestWithParam<int> {
   };
 
   static World& world() {
-    const bool drafts = GetParam() > 0;
+    const bool drafts = GetParam().len > 0;
     auto& world = worlds_[drafts];
     if (world == nullptr) {
-      world = std::make_unique<World>(drafts ? std::make_unique<DraftingModel>()
+      world = std::make_unique<World>(drafts ? std::make_unique<DraftingModel>(3)
                                              : std::make_unique<TinyModel>());
     }
     return *world;
@@ -63,9 +67,9 @@ class EngineRandomTest : public ::testing::TestWithParam<int> {
   static SchedulerConfig scheduler(int num_slots, int chunk = 128) {
     SchedulerConfig config = small_scheduler();
     config.max_num_slots = num_slots;
-    config.draft_len = GetParam();
+    config.draft_len = GetParam().len;
     config.max_chunk_tokens = chunk;
-    config.max_batched_tokens = std::max(chunk, num_slots * (1 + GetParam()));
+    config.max_batched_tokens = std::max(chunk, num_slots * (1 + GetParam().len));
     return config;
   }
 
@@ -79,7 +83,7 @@ class EngineRandomTest : public ::testing::TestWithParam<int> {
       EXPECT_EQ(output.num_last_events, 1);
     }
     rig.expect_all_returned();
-    if (GetParam() == 0) return;
+    if (GetParam().len == 0) return;
     const DraftStats drafts = rig.engine.stats().drafts;
     EXPECT_GT(drafts.num_accepted, 100) << "the test needs drafts that are right";
     EXPECT_LT(drafts.num_accepted, drafts.num_draft_tokens) << "and drafts that are wrong";
@@ -89,7 +93,9 @@ class EngineRandomTest : public ::testing::TestWithParam<int> {
 };
 std::map<bool, std::unique_ptr<EngineRandomTest::World>> EngineRandomTest::worlds_;
 
-INSTANTIATE_TEST_SUITE_P(Drafts, EngineRandomTest, ::testing::Values(0, 1, 3));
+INSTANTIATE_TEST_SUITE_P(Drafts, EngineRandomTest,
+                         ::testing::Values(Drafts{0}, Drafts{1}, Drafts{3},
+                                           Drafts{3, MtpMode::kVanilla}));
 
 TEST_P(EngineRandomTest, OutputsAreNotAllAlike) {
   std::set<Tokens> distinct(world().alone.begin(), world().alone.end());
@@ -102,7 +108,7 @@ TEST_P(EngineRandomTest, ChunksStepsInFlightAndCache) {
       SCOPED_TRACE(fmt::format("chunk {}, {} steps in flight", chunk, steps_in_flight));
       SchedulerConfig config = scheduler(16, chunk);
       config.max_steps_in_flight = steps_in_flight;
-      EngineRig rig(model(), config);
+      EngineRig rig(model(), model().backend, config, nullptr, GetParam().mode);
       expect_same(rig, "cold");
       const int64_t hits_when_cold = rig.engine.stats().prefix_hit_tokens;
       expect_same(rig, "warm");
@@ -122,7 +128,7 @@ TEST_P(EngineRandomTest, ForcedPreemption) {
         config.watermark = 0;
         config.max_steps_in_flight = steps_in_flight;
         config.enable_prefix_cache = prefix_cache;
-        EngineRig rig(model(), config);
+        EngineRig rig(model(), model().backend, config, nullptr, GetParam().mode);
         expect_same(rig, "six pages");
         EXPECT_GT(rig.engine.stats().num_preemptions, 0);
         if (HasFatalFailure()) return;
@@ -145,7 +151,8 @@ TEST_P(EngineRandomTest, CapturedDecodeSteps) {
         config.watermark = 0;
         config.decode_batch_sizes = sizes;
         DeferredBackend device(model().backend);
-        EngineRig rig(model(), deferred ? static_cast<Backend&>(device) : model().backend, config);
+        EngineRig rig(model(), deferred ? static_cast<Backend&>(device) : model().backend, config,
+                      nullptr, GetParam().mode);
         expect_same(rig, "captured");
         const ServiceStats stats = rig.engine.stats();
         EXPECT_GT(stats.num_graph_steps, 0);  // how many depends on when requests arrive
@@ -177,7 +184,7 @@ TEST_P(EngineRandomTest, SampledOutputsSurvivePreemption) {
     config.watermark = 0;
     // Draws are those of steps without drafts.
     if (want.empty()) config.draft_len = 0;
-    EngineRig rig(model(), config);
+    EngineRig rig(model(), model().backend, config, nullptr, GetParam().mode);
     std::vector<Watch> watches;
     for (int i = 0; i < 60; ++i) watches.push_back(rig.submit(request(i)));
     std::vector<std::vector<Tokens>> got;

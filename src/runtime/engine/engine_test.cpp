@@ -1,9 +1,11 @@
-// The engine over a tiny model: ends of every kind, cancellation, drain, refusals, failures.
+// The engine over a tiny model, without drafts and with them: ends of every kind, cancellation,
+// drain, refusals, failures.
 #include "runtime/engine/engine.h"
 
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <cmath>
 #include <future>
 #include <set>
 
@@ -12,39 +14,51 @@
 namespace deepflight {
 namespace {
 
-class EngineTest : public ::testing::Test {
+// The parameter: drafts per sequence and step.
+class EngineTest : public ::testing::TestWithParam<int> {
  protected:
-  static void SetUpTestSuite() { model_ = new TinyModel; }
+  static void SetUpTestSuite() { model_ = new DraftingModel; }
   static void TearDownTestSuite() { delete model_; }
 
+  static SchedulerConfig small_scheduler() {
+    SchedulerConfig config = deepflight::small_scheduler();
+    config.draft_len = GetParam();
+    return config;
+  }
+
   static Tokens greedy_tokens(const Tokens& prompt, int count) {
-    EngineRig rig(*model_);
+    EngineRig rig(*model_, small_scheduler());
     return rig.run_one(greedy_request("r", prompt, count)).tokens;
   }
 
-  static TinyModel* model_;
+  static DraftingModel* model_;
 };
-TinyModel* EngineTest::model_ = nullptr;
+DraftingModel* EngineTest::model_ = nullptr;
+
+INSTANTIATE_TEST_SUITE_P(Drafts, EngineTest, ::testing::Values(0, 2));
 
 // --- ends
 
-TEST_F(EngineTest, MaxTokensEndsARequest) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, MaxTokensEndsARequest) {
+  EngineRig rig(*model_, small_scheduler());
   EXPECT_EQ(rig.engine.model_info().name, "tiny");
   for (const int count : {1, 2, 30}) {
     const Output output =
         rig.run_one(greedy_request("r" + std::to_string(count), make_prompt(20, 1), count));
     EXPECT_EQ(static_cast<int>(output.tokens.size()), count);
     EXPECT_EQ(output.finish_reason, FinishReason::kLength);
-    EXPECT_EQ(output.num_events, count);
+    EXPECT_LE(output.num_events, count);
+    if (GetParam() == 0) {
+      EXPECT_EQ(output.num_events, count);
+    }
     EXPECT_EQ(output.text, "");
     EXPECT_TRUE(output.logprobs.empty());
   }
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, MaxModelLenEndsARequest) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, MaxModelLenEndsARequest) {
+  EngineRig rig(*model_, small_scheduler());
   const Output output = rig.run_one(greedy_request("r", make_prompt(250, 2), 100));
   EXPECT_EQ(output.tokens.size(), 6u);  // 256 in all
   EXPECT_EQ(output.finish_reason, FinishReason::kLength);
@@ -52,10 +66,10 @@ TEST_F(EngineTest, MaxModelLenEndsARequest) {
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, StopTokensEndARequest) {
+TEST_P(EngineTest, StopTokensEndARequest) {
   const Tokens prompt = make_prompt(20, 3);
   const Tokens all = greedy_tokens(prompt, 20);
-  EngineRig rig(*model_);
+  EngineRig rig(*model_, small_scheduler());
   for (const int at : {0, 5, 19}) {
     GenerationRequest request = greedy_request("r" + std::to_string(at), prompt, 20);
     request.sampling.stop_token_ids = {95, all[at]};
@@ -68,8 +82,8 @@ TEST_F(EngineTest, StopTokensEndARequest) {
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, EndOfSequenceAndIgnoreEos) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, EndOfSequenceAndIgnoreEos) {
+  EngineRig rig(*model_, small_scheduler());
   GenerationRequest request = greedy_request("r", make_prompt(5, 4), 8);
   request.sampling.logit_bias = {{kTinyEos, 100.0f}};
   request.sampling.ignore_eos = false;
@@ -82,8 +96,8 @@ TEST_F(EngineTest, EndOfSequenceAndIgnoreEos) {
   EXPECT_EQ(output.finish_reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, MinTokensHoldsBackEveryStop) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, MinTokensHoldsBackEveryStop) {
+  EngineRig rig(*model_, small_scheduler());
   GenerationRequest request = greedy_request("r", make_prompt(5, 5), 20);
   request.sampling.logit_bias = {{kTinyEos, 100.0f}, {40, 90.0f}};
   request.sampling.ignore_eos = false;
@@ -101,8 +115,8 @@ TEST_F(EngineTest, MinTokensHoldsBackEveryStop) {
 
 // --- choices, seeds, log-probabilities, cache
 
-TEST_F(EngineTest, ChoicesOfOneRequest) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, ChoicesOfOneRequest) {
+  EngineRig rig(*model_, small_scheduler());
   GenerationRequest request = greedy_request("r", make_prompt(100, 6), 12);
   request.sampling.temperature = 1.0f;
   request.sampling.seed = 5;
@@ -121,7 +135,7 @@ TEST_F(EngineTest, ChoicesOfOneRequest) {
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, SeedsAreReproducibleWhateverElseRuns) {
+TEST_P(EngineTest, SeedsAreReproducibleWhateverElseRuns) {
   const auto seeded = [](const std::string& id, uint64_t seed) {
     GenerationRequest request = greedy_request(id, make_prompt(30, 7), 25);
     request.sampling.temperature = 1.5f;
@@ -135,7 +149,7 @@ TEST_F(EngineTest, SeedsAreReproducibleWhateverElseRuns) {
     for (const Output& output : outputs) tokens.push_back(output.tokens);
     return tokens;
   };
-  EngineRig rig(*model_);
+  EngineRig rig(*model_, small_scheduler());
   const auto alone = tokens_of(rig.run(seeded("alone", 42)));
   std::vector<Watch> company;
   for (int i = 0; i < 6; ++i) {
@@ -151,8 +165,8 @@ TEST_F(EngineTest, SeedsAreReproducibleWhateverElseRuns) {
   EXPECT_NE(tokens_of(rig.run(unseeded)), first);
 }
 
-TEST_F(EngineTest, LogprobsComeWithTheirTokens) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, LogprobsComeWithTheirTokens) {
+  EngineRig rig(*model_, small_scheduler());
   GenerationRequest request = greedy_request("r", make_prompt(10, 8), 6);
   request.sampling.num_logprobs = 2;
   const Output output = rig.run_one(request);
@@ -165,8 +179,8 @@ TEST_F(EngineTest, LogprobsComeWithTheirTokens) {
   }
 }
 
-TEST_F(EngineTest, PrefixCacheIsReportedAndSaltsKeepTenantsApart) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, PrefixCacheIsReportedAndSaltsKeepTenantsApart) {
+  EngineRig rig(*model_, small_scheduler());
   const auto run = [&](const std::string& salt) {
     GenerationRequest request = greedy_request("r", make_prompt(150, 9), 4);
     request.cache_salt = salt;
@@ -185,7 +199,7 @@ TEST_F(EngineTest, PrefixCacheIsReportedAndSaltsKeepTenantsApart) {
 
 // --- cancellation
 
-TEST_F(EngineTest, CancelWhileRunningAndWhileWaiting) {
+TEST_P(EngineTest, CancelWhileRunningAndWhileWaiting) {
   SchedulerConfig config = small_scheduler();
   config.max_num_slots = 1;
   config.max_batched_tokens = 128;
@@ -206,8 +220,8 @@ TEST_F(EngineTest, CancelWhileRunningAndWhileWaiting) {
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, CancelEndsAllChoicesOnce) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, CancelEndsAllChoicesOnce) {
+  EngineRig rig(*model_, small_scheduler());
   GenerationRequest request = greedy_request("r", make_prompt(10, 13), 240);
   request.sampling.num_choices = 12;
   const Watch watch = rig.submit(request);
@@ -220,8 +234,8 @@ TEST_F(EngineTest, CancelEndsAllChoicesOnce) {
   rig.expect_all_returned();
 }
 
-TEST_F(EngineTest, UnknownAndLateCancelsAreIgnored) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, UnknownAndLateCancelsAreIgnored) {
+  EngineRig rig(*model_, small_scheduler());
   rig.engine.cancel("nobody");
   rig.engine.cancel("");
   const Watch watch = rig.submit(greedy_request("r", make_prompt(10, 14), 5));
@@ -231,8 +245,8 @@ TEST_F(EngineTest, UnknownAndLateCancelsAreIgnored) {
 }
 
 // A cancellation that meets a request in its last event must not end the id's next request.
-TEST_F(EngineTest, ALateCancelDoesNotMeetTheNextRequest) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, ALateCancelDoesNotMeetTheNextRequest) {
+  EngineRig rig(*model_, small_scheduler());
   std::promise<void> gate_reached, gate_open;
   std::future<void> open = gate_open.get_future();
   ASSERT_TRUE(rig.engine
@@ -270,8 +284,8 @@ TEST_F(EngineTest, ALateCancelDoesNotMeetTheNextRequest) {
 
 // --- refusals
 
-TEST_F(EngineTest, DuplicateIdsAreRefusedWhileTheFirstLives) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, DuplicateIdsAreRefusedWhileTheFirstLives) {
+  EngineRig rig(*model_, small_scheduler());
   const Watch first = rig.submit(greedy_request("same", make_prompt(10, 19), 200));
   const Watch second;
   const Status status =
@@ -286,7 +300,7 @@ TEST_F(EngineTest, DuplicateIdsAreRefusedWhileTheFirstLives) {
   EXPECT_FALSE(second.finished()) << "a refused request gets no event";
 }
 
-TEST_F(EngineTest, InvalidRequestsAreRefusedByName) {
+TEST_P(EngineTest, InvalidRequestsAreRefusedByName) {
   SchedulerConfig config = small_scheduler();
   config.num_pages = 3;
   EngineRig rig(*model_, config);
@@ -318,13 +332,14 @@ TEST_F(EngineTest, InvalidRequestsAreRefusedByName) {
     r.sampling.max_tokens = 3;
   });
   EXPECT_TRUE(rig.engine.wait_until_idle(0));
-  EXPECT_EQ(rig.run_one(greedy_request("r", make_prompt(189, 1), 3)).tokens.size(), 3u);
+  const Tokens longest = make_prompt(189 - config.max_overshoot(), 1);
+  EXPECT_EQ(rig.run_one(greedy_request("r", longest, 3)).tokens.size(), 3u);
 }
 
 // --- drain and the engine's end
 
-TEST_F(EngineTest, DrainRefusesNewAndFinishesOld) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, DrainRefusesNewAndFinishesOld) {
+  EngineRig rig(*model_, small_scheduler());
   EXPECT_TRUE(rig.engine.wait_until_idle(0));
   std::vector<Watch> watches;
   for (int i = 0; i < 12; ++i) {
@@ -342,11 +357,11 @@ TEST_F(EngineTest, DrainRefusesNewAndFinishesOld) {
   }
 }
 
-TEST_F(EngineTest, DestructionEndsEachChoiceOnce) {
+TEST_P(EngineTest, DestructionEndsEachChoiceOnce) {
   for (int round = 0; round < 10; ++round) {
     std::vector<Watch> watches;
     {
-      EngineRig rig(*model_);
+      EngineRig rig(*model_, small_scheduler());
       for (int i = 0; i < 14; ++i) {
         GenerationRequest request =
             greedy_request(std::to_string(i), make_prompt(1 + i * 12, i), 5 + i * 5);
@@ -370,8 +385,8 @@ TEST_F(EngineTest, DestructionEndsEachChoiceOnce) {
 
 // A model in which token 7 breaks the logits of whoever has it in the prompt. What it left in the
 // pages is read by nobody who gets them next.
-TEST_F(EngineTest, AFailedStepEndsOnlyItsRequests) {
-  TinyModel broken;
+TEST_P(EngineTest, AFailedStepEndsOnlyItsRequests) {
+  DraftingModel broken;
   broken.weights.embedding.row<float>(7)[3] = NAN;
   SchedulerConfig config = small_scheduler();
   config.max_num_slots = 2;
@@ -401,7 +416,7 @@ TEST_F(EngineTest, AFailedStepEndsOnlyItsRequests) {
       EXPECT_THAT(output.error->message, ::testing::Not(::testing::HasSubstr("CHECK")));
       EXPECT_TRUE(output.tokens.empty());
     }
-    EngineRig healthy(*model_);  // the same weights, a backend of its own
+    EngineRig healthy(*model_, small_scheduler());  // the same weights, a backend of its own
     for (int i = 0; i < 4; ++i) {
       const Output output = watches[i].wait_one();
       EXPECT_EQ(output.finish_reason, FinishReason::kLength);
@@ -411,10 +426,57 @@ TEST_F(EngineTest, AFailedStepEndsOnlyItsRequests) {
   }
 }
 
+// --- drafts
+
+// 20,000 sequences with drafts against 20,000 others without: the third token is distributed alike.
+TEST_P(EngineTest, DraftsKeepTheDistribution) {
+  if (GetParam() == 0) GTEST_SKIP() << "needs drafts";
+  constexpr int kRequests = 200, kChoices = 100;
+  const auto count_tokens = [](const SchedulerConfig& config, uint64_t first_seed) {
+    EngineRig rig(*model_, config);
+    std::vector<int> counts(model_->config.vocab_size);
+    for (int i = 0; i < kRequests; ++i) {
+      GenerationRequest request = greedy_request(std::to_string(i), make_prompt(20, 50), 3);
+      request.sampling.temperature = 0.8f;
+      request.sampling.seed = first_seed + i;
+      request.sampling.num_choices = kChoices;
+      for (const Output& output : rig.run(request)) ++counts[output.tokens.at(2)];
+    }
+    if (config.draft_len > 0) {
+      EXPECT_GT(rig.engine.stats().drafts.num_accepted, 1000);
+    }
+    return counts;
+  };
+  SchedulerConfig without = small_scheduler();
+  without.draft_len = 0;
+  const auto a = count_tokens(small_scheduler(), 1), b = count_tokens(without, 1'000'000);
+  // Two samples of one size; rare tokens together.
+  double chi_square = 0.0;
+  int freedom = -1, rare_a = 0, rare_b = 0;
+  const auto add = [&](int x, int y) {
+    chi_square += static_cast<double>(x - y) * (x - y) / (x + y);
+    ++freedom;
+  };
+  for (size_t token = 0; token < a.size(); ++token) {
+    if (a[token] + b[token] >= 10) {
+      add(a[token], b[token]);
+    } else {
+      rare_a += a[token];
+      rare_b += b[token];
+    }
+  }
+  if (rare_a + rare_b > 0) add(rare_a, rare_b);
+  // Wilson and Hilferty: the cube root of chi-square over its freedom is nearly normal; p = 0.01.
+  const double spread = 2.0 / (9.0 * freedom);
+  const double z = (std::cbrt(chi_square / freedom) - (1.0 - spread)) / std::sqrt(spread);
+  EXPECT_GT(freedom, 5);
+  EXPECT_LT(z, 2.326) << chi_square << " at " << freedom << " degrees of freedom";
+}
+
 // --- threads
 
-TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
-  EngineRig rig(*model_);
+TEST_P(EngineTest, ManyThreadsSubmitAndCancel) {
+  EngineRig rig(*model_, small_scheduler());
   std::vector<std::thread> threads;
   std::atomic<int> num_aborted{0}, num_done{0};
   for (int t = 0; t < 4; ++t) {

@@ -108,8 +108,8 @@ struct EngineRig {
                      const Tokenizer* tokenizer = nullptr)
       : EngineRig(model, model.backend, std::move(scheduler), tokenizer) {}
   EngineRig(TinyModel& model, Backend& backend, SchedulerConfig scheduler,
-            const Tokenizer* tokenizer = nullptr)
-      : executor(executor_config(scheduler), model.config, model.weights, backend),
+            const Tokenizer* tokenizer = nullptr, MtpMode mode = MtpMode::kEagle)
+      : executor(executor_config(scheduler, mode), model.config, model.weights, backend),
         owned(std::make_unique<Engine>(EngineConfig{{"tiny",
                                                      static_cast<int32_t>(model.config.vocab_size),
                                                      scheduler.max_model_len,
@@ -118,7 +118,7 @@ struct EngineRig {
                                        executor, tokenizer)),
         engine(*owned) {}
 
-  static ExecutorConfig executor_config(const SchedulerConfig& scheduler) {
+  static ExecutorConfig executor_config(const SchedulerConfig& scheduler, MtpMode mode) {
     ExecutorConfig config;
     config.num_pages = scheduler.num_pages;
     config.max_num_slots = scheduler.max_num_slots;
@@ -126,6 +126,7 @@ struct EngineRig {
     config.max_pages_per_slot = scheduler.max_pages_per_slot();
     config.decode_batch_sizes = scheduler.decode_batch_sizes;
     config.speculative.draft_len = scheduler.draft_len;
+    config.speculative.mode = mode;
     return config;
   }
 

@@ -6,7 +6,8 @@
 namespace deepflight {
 namespace {
 
-class EngineTextTest : public ::testing::Test {
+// The parameter: drafts per sequence and step.
+class EngineTextTest : public ::testing::TestWithParam<int> {
  protected:
   // A request whose output wanders, so that its text has few repetitions.
   GenerationRequest wandering(const std::string& id, int max_tokens) {
@@ -17,12 +18,20 @@ class EngineTextTest : public ::testing::Test {
     return request;
   }
 
-  TinyModel model_{/*seed=*/1, /*num_threads=*/2};
+  static SchedulerConfig scheduler() {
+    SchedulerConfig config = small_scheduler();
+    config.draft_len = GetParam();
+    return config;
+  }
+
+  DraftingModel model_{/*num_modules=*/1, /*seed=*/1, /*num_threads=*/2};
   const Tokenizer tokenizer_ = tiny_tokenizer();
-  EngineRig rig_{model_, small_scheduler(), &tokenizer_};
+  EngineRig rig_{model_, scheduler(), &tokenizer_};
 };
 
-TEST_F(EngineTextTest, TextIsTheDecodedTokens) {
+INSTANTIATE_TEST_SUITE_P(Drafts, EngineTextTest, ::testing::Values(0, 2));
+
+TEST_P(EngineTextTest, TextIsTheDecodedTokens) {
   GenerationRequest request = wandering("r", 200);
   request.sampling.num_choices = 3;
   for (const Output& output : rig_.run(request)) {
@@ -31,7 +40,7 @@ TEST_F(EngineTextTest, TextIsTheDecodedTokens) {
   }
 }
 
-TEST_F(EngineTextTest, StopStringsAcrossTokens) {
+TEST_P(EngineTextTest, StopStringsAcrossTokens) {
   const Output all = rig_.run_one(wandering("all", 60));
   int num_multi_token = 0;
   for (size_t at = 0; at + 6 < all.text.size(); at += 3) {
@@ -63,7 +72,7 @@ TEST_F(EngineTextTest, StopStringsAcrossTokens) {
   rig_.expect_all_returned();
 }
 
-TEST_F(EngineTextTest, AStopStringThatDoesNotComeLosesNothing) {
+TEST_P(EngineTextTest, AStopStringThatDoesNotComeLosesNothing) {
   const Output all = rig_.run_one(wandering("all", 60));
   GenerationRequest request = wandering("r", 60);
   request.sampling.stop = {all.text.substr(all.text.size() - 4) + "more", "zz~zz"};
@@ -72,7 +81,7 @@ TEST_F(EngineTextTest, AStopStringThatDoesNotComeLosesNothing) {
   EXPECT_EQ(output.finish_reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTextTest, ACancelledRequestKeepsItsText) {
+TEST_P(EngineTextTest, ACancelledRequestKeepsItsText) {
   GenerationRequest request = wandering("r", 200);
   request.sampling.logit_bias.push_back({2, 100.0f});  // "aaaa..."
   request.sampling.stop = {std::string(150, 'a') + "b"};
@@ -85,7 +94,7 @@ TEST_F(EngineTextTest, ACancelledRequestKeepsItsText) {
   }
 }
 
-TEST_F(EngineTextTest, StopTokenAndEndOfSequenceHaveNoText) {
+TEST_P(EngineTextTest, StopTokenAndEndOfSequenceHaveNoText) {
   GenerationRequest request = wandering("r", 10);
   request.sampling.logit_bias = {{2, 50.0f}, {3, 100.0f}};
   request.sampling.stop_token_ids = {3};

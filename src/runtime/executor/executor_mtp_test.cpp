@@ -1,5 +1,6 @@
-// Drafts through the executor: outputs are those of steps without drafts whatever the drafts are
-// worth, and drafts depend on nothing but the tokens before them.
+// Drafts through the executor, by one module and by a module for each: outputs are those of steps
+// without drafts whatever the drafts are worth, and drafts depend on nothing but the tokens before
+// them.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -16,7 +17,7 @@ namespace {
 using Plan = TestPlan;
 using Sampling = std::shared_ptr<const SamplingParams>;
 
-ExecutorConfig mtp_config(int draft_len, std::vector<int32_t> graphs = {}) {
+ExecutorConfig mtp_config(MtpMode mode, int draft_len, std::vector<int32_t> graphs = {}) {
   ExecutorConfig config;
   config.num_pages = 32;
   config.max_num_slots = 4;
@@ -24,13 +25,20 @@ ExecutorConfig mtp_config(int draft_len, std::vector<int32_t> graphs = {}) {
   config.max_pages_per_slot = 5;
   config.decode_batch_sizes = std::move(graphs);
   config.speculative.draft_len = draft_len;
+  config.speculative.mode = mode;
   return config;
 }
 
-class ExecutorMtpTest : public ::testing::Test {
+constexpr int kNumModules = 3;
+
+class ExecutorMtpTest : public ::testing::TestWithParam<MtpMode> {
  protected:
-  static void SetUpTestSuite() { model_ = new DraftingModel; }
+  static void SetUpTestSuite() { model_ = new DraftingModel(kNumModules); }
   static void TearDownTestSuite() { delete model_; }
+
+  static ExecutorConfig mtp_config(int draft_len, std::vector<int32_t> graphs = {}) {
+    return deepflight::mtp_config(GetParam(), draft_len, std::move(graphs));
+  }
 
   // An executor and its device, whose memory the test can look into.
   struct Rig {
@@ -61,18 +69,20 @@ class ExecutorMtpTest : public ::testing::Test {
       return {row, row + draft_len};
     }
 
-    // What the module left in the pages for a slot's first `count` tokens.
+    // What the modules left in the pages for a slot's first `count` tokens.
     std::vector<float> module_kv(SlotId slot, int count) {
       device.synchronize();
       const KvPool& pool = device.last_pool;
       std::vector<float> kv;
-      for (int i = 0; i < count; ++i) {
-        const int32_t page = device.last_state.page_table.row<int32_t>(slot)[i / kPageTokens];
-        const char* layer = static_cast<const char*>(pool.base) + page * pool.page_stride_bytes() +
-                            (pool.num_layers - 1) * pool.layer_stride_bytes();
-        const auto* token =
-            reinterpret_cast<const float*>(layer) + i % kPageTokens * pool.token_dim;
-        kv.insert(kv.end(), token, token + pool.token_dim);
+      for (int64_t layer = model_->config.num_layers; layer < pool.num_layers; ++layer) {
+        for (int i = 0; i < count; ++i) {
+          const int32_t page = device.last_state.page_table.row<int32_t>(slot)[i / kPageTokens];
+          const char* base = static_cast<const char*>(pool.base) + page * pool.page_stride_bytes() +
+                             layer * pool.layer_stride_bytes();
+          const auto* token =
+              reinterpret_cast<const float*>(base) + i % kPageTokens * pool.token_dim;
+          kv.insert(kv.end(), token, token + pool.token_dim);
+        }
       }
       return kv;
     }
@@ -99,6 +109,9 @@ class ExecutorMtpTest : public ::testing::Test {
 };
 DraftingModel* ExecutorMtpTest::model_ = nullptr;
 
+INSTANTIATE_TEST_SUITE_P(Modes, ExecutorMtpTest,
+                         ::testing::Values(MtpMode::kEagle, MtpMode::kVanilla));
+
 Sampling drawn() {
   auto sampling = std::make_shared<SamplingParams>();
   sampling->temperature = 0.7f;
@@ -119,12 +132,12 @@ Sampling fancy() {
   return sampling;
 }
 
-TEST_F(ExecutorMtpTest, OutputsAreThoseWithoutDrafts) {
+TEST_P(ExecutorMtpTest, OutputsAreThoseWithoutDrafts) {
   for (const Sampling& sampling : {Sampling(greedy()), drawn(), fancy()}) {
     for (const int length : {1, 63, 64, 130}) {
       const Tokens prompt = numbered_prompt(length, 3 + length);
       const Tokens want = plain(prompt, 60, sampling);
-      for (const int draft_len : {1, 2, 3, 5}) {
+      for (const int draft_len : {1, 2, 3}) {
         Rig rig(mtp_config(draft_len));
         rig.run(Plan().admit(1, prompt, {9, 7, 12, 3, 0}, sampling).prefill(1, 0, length));
         rig.decode_until(1, want.size());
@@ -139,7 +152,7 @@ TEST_F(ExecutorMtpTest, OutputsAreThoseWithoutDrafts) {
 }
 
 // Log-probabilities of every token, each from its own row of logits.
-TEST_F(ExecutorMtpTest, LogprobsOfAcceptedTokens) {
+TEST_P(ExecutorMtpTest, LogprobsOfAcceptedTokens) {
   auto sampling = greedy();
   sampling->num_logprobs = 3;
   const Tokens prompt = numbered_prompt(40, 1);
@@ -165,7 +178,7 @@ TEST_F(ExecutorMtpTest, LogprobsOfAcceptedTokens) {
 }
 
 // Chunks that end anywhere, a cached prefix, company: the same drafts, made from the same bits.
-TEST_F(ExecutorMtpTest, DraftsDependOnTheTokensAlone) {
+TEST_P(ExecutorMtpTest, DraftsDependOnTheTokensAlone) {
   constexpr int kDrafts = 3;
   const Tokens prompt = numbered_prompt(150, 8);
   using Made = std::pair<Tokens, std::vector<float>>;
@@ -204,7 +217,7 @@ TEST_F(ExecutorMtpTest, DraftsDependOnTheTokensAlone) {
 }
 
 // As after a preemption: outputs computed again give the drafts that were made when they were new.
-TEST_F(ExecutorMtpTest, ReplayGivesTheSameDrafts) {
+TEST_P(ExecutorMtpTest, ReplayGivesTheSameDrafts) {
   constexpr int kDrafts = 2;
   const Tokens prompt = numbered_prompt(50, 9);
   Rig first(mtp_config(kDrafts));
@@ -228,7 +241,7 @@ TEST_F(ExecutorMtpTest, ReplayGivesTheSameDrafts) {
 }
 
 // Steps launched ahead of their results, captured and padded, with chunks in between.
-TEST_F(ExecutorMtpTest, CapturedStepsRunAhead) {
+TEST_P(ExecutorMtpTest, CapturedStepsRunAhead) {
   const Tokens a = numbered_prompt(20, 1), b = numbered_prompt(90, 2), c = numbered_prompt(33, 3);
   const Tokens want_a = plain(a, 38, greedy()), want_b = plain(b, 38, drawn()),
                want_c = plain(c, 38, fancy());
@@ -268,7 +281,7 @@ TEST_F(ExecutorMtpTest, CapturedStepsRunAhead) {
 }
 
 // A request that wants no drafts gets a token a step, beside one that does.
-TEST_F(ExecutorMtpTest, SwitchedOffByRequest) {
+TEST_P(ExecutorMtpTest, SwitchedOffByRequest) {
   auto off = greedy();
   off->use_drafts = false;
   const Tokens prompt = numbered_prompt(30, 5);
@@ -289,7 +302,7 @@ TEST_F(ExecutorMtpTest, SwitchedOffByRequest) {
 }
 
 // Steps may verify and make different numbers of drafts: what was not made is not accepted.
-TEST_F(ExecutorMtpTest, DraftLengthChangesFromStepToStep) {
+TEST_P(ExecutorMtpTest, DraftLengthChangesFromStepToStep) {
   const Tokens prompt = numbered_prompt(25, 6);
   const Tokens want = plain(prompt, 80, greedy());
   std::mt19937 random(7);

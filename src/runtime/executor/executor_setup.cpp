@@ -21,6 +21,7 @@ StepLimits make_limits(const ExecutorConfig& config, const DeepseekConfig& model
           .max_decode_rows = sizes.empty() ? 0 : sizes.back(),
           .draft_len = config.speculative.draft_len,
           .states_width = MtpDrafter::states_width(model_config, config.speculative.num_modules()),
+          .num_extra_rows = config.speculative.num_extra_rows(),
           .activation_dtype = activation};
 }
 
@@ -88,13 +89,11 @@ Executor::Executor(const ExecutorConfig& config, const DeepseekConfig& model_con
       workspace_(model_config, limits_.max_tokens(), limits_.max_sampled_rows(), backend,
                  limits_.draft_len > 0),
       decoder_(model_config, weights, backend, workspace_),
-      drafter_(model_config, weights, backend, workspace_, decoder_),
+      drafter_(weights, backend, workspace_, decoder_, config.speculative.num_modules()),
       slots_(config.max_num_slots),
       deltas_(delta_block_bytes(config, limits_), limits_.mask_words()) {
   const Status valid = config.speculative.validate();
   CHECK(valid.ok(), valid.error().message);
-  CHECK(config.speculative.num_modules() <= static_cast<int64_t>(weights.mtp.size()),
-        weights.mtp.size(), "drafts need MTP modules");
   staging_.resize(kNumStagingBlocks);
   for (Staging& staging : staging_) {
     staging.inputs = backend.allocate_staging(inputs_memory_.size_bytes());

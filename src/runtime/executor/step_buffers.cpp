@@ -51,19 +51,31 @@ StepInputs carve_inputs(const StepCounts& counts, Carver& carver) {
   inputs.sampled_slots = carver.take(DType::kI32, {counts.num_sampled_rows});
   inputs.absorbed = carve_batch(counts.num_absorbed_sequences, carver);
   inputs.expanded = carve_batch(counts.num_expanded_sequences, carver);
+  inputs.replay_query_offsets =
+      carver.take(DType::kI32, {counts.num_absorbed_sequences - counts.num_decode_rows + 1});
   inputs.token_slots = carver.take(DType::kI32, {counts.num_tokens});
   inputs.token_ids = carver.take(DType::kI32, {counts.num_tokens});
   inputs.positions = carver.take(DType::kI32, {counts.num_tokens});
   return inputs;
 }
 
-DraftInputs carve_drafts(const StepInputs& inputs, const SampledTokens& sampled, Carver& carver) {
+DraftInputs carve_drafts(const StepInputs& inputs, const SampledTokens& sampled,
+                         int64_t num_extra_rows, Carver& carver) {
   DraftInputs drafts;
+  drafts.num_extra = num_extra_rows;
   StepInputs& verified = drafts.verified;
-  verified.num_tokens = inputs.num_sampled_rows;
+  verified.num_tokens = inputs.num_sampled_rows + num_extra_rows * inputs.num_results();
   verified.token_ids = sampled.tokens;
   verified.token_slots = inputs.sampled_slots;
   verified.positions = carver.take(DType::kI32, {verified.num_tokens});
+  if (num_extra_rows > 0) {
+    verified.num_absorbed_tokens = verified.num_tokens;
+    verified.token_ids = carver.take(DType::kI32, {verified.num_tokens});
+    verified.token_slots = carver.take(DType::kI32, {verified.num_tokens});
+    verified.absorbed = carve_batch(inputs.num_results(), carver);
+    drafts.source_rows = carver.take(DType::kI32, {verified.num_tokens});
+    drafts.draft_rows = carver.take(DType::kI32, {inputs.num_results()});
+  }
   StepInputs& chain = drafts.chain;
   chain.num_tokens = chain.num_absorbed_tokens = inputs.num_results();
   chain.token_ids = carver.take(DType::kI32, {chain.num_tokens});
@@ -119,7 +131,7 @@ int64_t max_drafts_bytes(const StepLimits& limits) {
   inputs.draft_len = limits.draft_len;
   inputs.num_sampled_rows = limits.max_sampled_rows();
   Carver carver(nullptr);
-  carve_drafts(inputs, {}, carver);
+  carve_drafts(inputs, {}, limits.num_extra_rows, carver);
   return carver.used_bytes();
 }
 

@@ -20,14 +20,17 @@ struct StepLimits {
   int64_t max_decode_rows = 0;  // of a captured step, padding included
   int64_t draft_len = 0;        // at most
   int64_t states_width = 0;     // of MtpDrafter
+  int64_t num_extra_rows = 0;   // of DraftInputs
   DType activation_dtype = DType::kF32;
 
   // Each slot is at most one sequence of a step.
   int64_t max_sequences() const { return std::max(max_num_slots, max_decode_rows); }
   int64_t max_sampled_rows() const { return max_sequences() * (1 + draft_len); }
   int64_t mask_words() const { return (vocab_size + 31) / 32; }
+  // Of the model or of an MTP module.
   int64_t max_tokens() const {
-    return std::max(max_batched_tokens, max_decode_rows * (1 + draft_len));
+    return std::max({max_batched_tokens, max_decode_rows * (1 + draft_len),
+                     max_sequences() * (1 + draft_len + num_extra_rows)});
   }
 };
 
@@ -56,7 +59,8 @@ StepInputs carve_inputs(const StepCounts& counts, Carver& carver);
 // end there.
 SampledTokens carve_sampled(int64_t num_rows, int64_t num_results, Carver& carver);
 // Views of the step's arrays, and arrays of its own that the device fills.
-DraftInputs carve_drafts(const StepInputs& inputs, const SampledTokens& sampled, Carver& carver);
+DraftInputs carve_drafts(const StepInputs& inputs, const SampledTokens& sampled,
+                         int64_t num_extra_rows, Carver& carver);
 
 int64_t state_bytes(const StepLimits& limits);
 int64_t inputs_bytes(const StepCounts& counts);

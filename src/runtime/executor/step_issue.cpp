@@ -21,6 +21,7 @@ class InputWriter {
       batch->num_sequences = 0;
       batch->query_offsets.data<int32_t>()[0] = 0;
     }
+    host_.replay_query_offsets.data<int32_t>()[0] = 0;
   }
   const StepInputs& host() const { return host_; }
 
@@ -41,6 +42,11 @@ class InputWriter {
     }
     const bool replay = chunk.kind == ChunkKind::kReplay;
     add_sequence(chunk.slot, chunk.length, end, replay ? &host_.absorbed : &host_.expanded);
+    if (replay) {
+      const int64_t sequence = host_.absorbed.num_sequences - host_.num_decode_rows;
+      int32_t* offsets = host_.replay_query_offsets.data<int32_t>();
+      offsets[sequence] = offsets[sequence - 1] + chunk.length;
+    }
     return num_tokens_ - 1;
   }
   void sample(int32_t token_idx, SlotId slot) {
@@ -276,7 +282,7 @@ Executor::StepViews Executor::device_views(const StepInputs& inputs, int64_t nex
   views.sampled = carve_sampled(inputs.num_sampled_rows, inputs.num_results(), sampled_carver);
   if (config_.speculative.draft_len == 0) return views;
   Carver drafts_carver(drafts_memory_.data());
-  views.drafts = carve_drafts(inputs, views.sampled, drafts_carver);
+  views.drafts = carve_drafts(inputs, views.sampled, limits_.num_extra_rows, drafts_carver);
   return views;
 }
 

@@ -34,6 +34,11 @@ struct SpeculativeConfig {
   float simulated_acceptance = -1.0f;
 
   int32_t num_modules() const { return mode == MtpMode::kVanilla ? draft_len : draft_len > 0; }
+  // Rows beside the verified ones that modules run over for each sequence, for drafts that other
+  // modules have made (DraftInputs::num_extra).
+  int32_t num_extra_rows() const {
+    return mode == MtpMode::kVanilla && draft_len > 1 ? draft_len - 1 : 0;
+  }
   // Positions past a row's last fed token that a step's drafts write to, at most: it feeds
   // draft_len drafts, and the modules go on as far behind them.
   int32_t reach() const { return 2 * draft_len; }

@@ -83,12 +83,28 @@ __global__ void __launch_bounds__(kThreads) begin_kernel(const __grid_constant__
   const int64_t count = decodes ? row_len : 1;
   const int slot = p.sampled_slots[first];
   const bool padding = slot < 0;
-  for (int64_t row = first; row < first + count; ++row) {
-    p.verified_positions[row] = padding ? 0 : p.positions[p.sampled_token_idx[row]] + 1;
-  }
   const int num_accepted = padding ? 1 : p.num_accepted[result];
   const int kv_len = padding ? 0 : p.kv_lens[slot];
-  p.last_rows[result] = static_cast<int>(first) + num_accepted - 1;
+  const int64_t first_row = first + result * p.num_extra;
+  const int position = padding ? 0 : p.positions[p.sampled_token_idx[first]] + 1;
+  for (int64_t i = 0; i < count + p.num_extra; ++i) {
+    const int64_t row = first_row + i;
+    p.verified_positions[row] = padding ? 0 : position + static_cast<int>(i);
+    if (p.num_extra == 0) continue;
+    p.verified_slots[row] = slot;
+    p.verified_tokens[row] = !padding && i < num_accepted ? p.sampled_tokens[first + i] : 0;
+    p.source_rows[row] = static_cast<int>(first + (i < count ? i : count - 1));
+  }
+  const int last_row = static_cast<int>(first_row) + num_accepted - 1;
+  p.last_rows[result] = last_row;
+  if (p.num_extra > 0) {
+    const int num_rows = static_cast<int>(count + p.num_extra);
+    if (result == 0) p.verified_offsets[0] = 0;
+    p.verified_offsets[result + 1] = static_cast<int>(first_row) + num_rows;
+    p.verified_kv_lens[result] = padding ? 0 : position + num_rows;
+    p.verified_batch_slots[result] = slot;
+    p.draft_rows[result] = last_row;
+  }
   p.token_ids[result] = padding ? 0 : p.last_tokens[slot];
   p.chain_positions[result] = kv_len;
   p.chain_slots[result] = slot;
@@ -151,6 +167,11 @@ __global__ void __launch_bounds__(kTakeThreads) take_kernel(const __grid_constan
   const int token = static_cast<int>(~static_cast<uint32_t>(packed));
   if (p.draft_idx < p.sampling[slot].max_drafts) {
     p.draft_tokens[slot * p.draft_stride + p.draft_idx] = token;
+  }
+  if (p.num_extra > 0) {
+    const int next = ++p.draft_rows[row];
+    if (p.draft_idx < p.num_extra) p.verified_tokens[next] = token;
+    return;
   }
   p.token_ids[row] = token;
   ++p.positions[row];

@@ -41,8 +41,18 @@ struct BeginProblem {
   int32_t* draft_tokens = nullptr;             // [num_slots, max_draft_len]: set to -1
   int64_t draft_stride = 0;
   int64_t max_draft_len = 0;
-  int32_t* verified_positions = nullptr;  // [num_sampled_rows]
-  int32_t* last_rows = nullptr;           // [num_results], as all below
+  const int32_t* sampled_tokens = nullptr;  // [num_sampled_rows]
+  int32_t* verified_positions = nullptr;    // [num_sampled_rows + num_extra * num_results]
+  // With extra rows only; of the same length but the last three of them, [num_results (+ 1)].
+  int64_t num_extra = 0;
+  int32_t* verified_tokens = nullptr;
+  int32_t* verified_slots = nullptr;
+  int32_t* source_rows = nullptr;
+  int32_t* verified_offsets = nullptr;
+  int32_t* verified_kv_lens = nullptr;
+  int32_t* verified_batch_slots = nullptr;
+  int32_t* draft_rows = nullptr;
+  int32_t* last_rows = nullptr;  // [num_results], as all below
   int32_t* token_ids = nullptr;
   int32_t* chain_positions = nullptr;
   int32_t* chain_slots = nullptr;
@@ -64,6 +74,11 @@ struct TakeProblem {
   int32_t* token_ids = nullptr;  // [num_rows]: the draft
   int32_t* positions = nullptr;  // [num_rows]: one more
   int32_t* kv_lens = nullptr;    // [num_rows]: one more
+  // With extra rows (DraftInputs::num_extra) in place of the last three: the draft goes to the row
+  // behind draft_rows, which go on to it.
+  int64_t num_extra = 0;
+  int32_t* draft_rows = nullptr;
+  int32_t* verified_tokens = nullptr;
 };
 
 }  // namespace deepflight::cuda_drafts
