@@ -141,6 +141,17 @@ TEST_F(GreedyRoads, PrefixCacheColdAndWarm) {
   EXPECT_GT(road.stats().prefix_hit_tokens, cold_hits);
 }
 
+TEST_F(GreedyRoads, PagesFromTheHost) {
+  EngineOptions options = base_options();
+  options.max_model_len = 1024;
+  options.kv_cache_mib = 40;  // too few pages for all prompts
+  options.host_kv_cache_mib = 512;
+  Road road(options);
+  expect_same(road.run(16));
+  expect_same(road.run(16));
+  EXPECT_GT(road.stats().host_tier.num_loaded_pages, 20);
+}
+
 TEST_F(GreedyRoads, AfterForcedPreemption) {
   EngineOptions options = base_options();
   options.max_model_len = 1024;
