@@ -19,6 +19,7 @@ namespace deepflight {
 namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr int64_t kMaxHostBlocks = int64_t{1} << 24;
 
 Result<KvFormat> parse_kv_format(const std::string& name, bool is_cuda) {
   if (name == "auto") return is_cuda ? KvFormat::kBF16 : KvFormat::kF32;
@@ -118,6 +119,9 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
       ->check(CLI::NonNegativeNumber);
   app->add_option("--kv-cache-mib", options->kv_cache_mib,
                   "KV cache; 0: a quarter of the CPU's memory, or what the GPU's plan leaves")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--host-kv-cache-mib", options->host_kv_cache_mib,
+                  "host memory that keeps prefix pages which the KV cache has lost; 0: none")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--steps-in-flight", options->steps_in_flight,
                   "2: plan a step while the one before it runs; 1: do not")
@@ -306,6 +310,43 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   return executor;
 }
 
+// Blocks of a page each. A copy that fails is told to the log; the page is computed instead.
+Status LocalEngine::make_host_tier() {
+  if (options_.host_kv_cache_mib == 0) return ok_status();
+  const int64_t page_bytes = executor_->memory().page_bytes;
+  const int64_t num_blocks = options_.host_kv_cache_mib * kMiB / page_bytes;
+  if (options_.no_prefix_cache || num_blocks < 1 || num_blocks > kMaxHostBlocks) {
+    return invalid_argument("--host-kv-cache-mib {}: {}", options_.host_kv_cache_mib,
+                            options_.no_prefix_cache
+                                ? std::string("needs the prefix cache")
+                                : fmt::format("{} pages of {} bytes, must be 1 to {}", num_blocks,
+                                              page_bytes, kMaxHostBlocks));
+  }
+  try {
+    host_kv_memory_ = device_.backend->allocate_staging(num_blocks * page_bytes);
+  } catch (const std::exception& failure) {
+    return invalid_argument("--host-kv-cache-mib {}: the host has not that much memory ({})",
+                            options_.host_kv_cache_mib, failure.what());
+  }
+  char* memory = static_cast<char*>(host_kv_memory_.data());
+  host_tier_ = std::make_unique<HostTier>(
+      HostTier::Config{.num_blocks = static_cast<int32_t>(num_blocks)},
+      [executor = executor_.get(), memory, page_bytes](const HostTier::Job& job) {
+        try {
+          char* block = memory + job.block * page_bytes;
+          job.to_device ? executor->load_page(job.page, block)
+                        : executor->save_page(job.page, block);
+          return true;
+        } catch (const std::exception& failure) {
+          spdlog::error("a page was not copied: {}", failure.what());
+          return false;
+        }
+      });
+  spdlog::info("host KV tier: {} pages of 64 tokens, {} MiB", num_blocks,
+               options_.host_kv_cache_mib);
+  return ok_status();
+}
+
 Status LocalEngine::start_engine() {
   ASSIGN_OR_RETURN(const ExecutorConfig executor, executor_config());
   EngineConfig config;
@@ -337,7 +378,8 @@ Status LocalEngine::start_engine() {
   log_memory(memory, device_);
   spdlog::info("{} decode graphs; set up in {:.2f} s", executor.decode_batch_sizes.size(),
                static_cast<double>(monotonic_us() - start_us) * 1e-6);
-  engine_ = std::make_unique<Engine>(std::move(config), *executor_, tokenizer());
+  RETURN_IF_ERROR(make_host_tier());
+  engine_ = std::make_unique<Engine>(std::move(config), *executor_, tokenizer(), host_tier_.get());
   return ok_status();
 }
 

@@ -15,6 +15,7 @@
 #include "model/deepseek/model_weights.h"
 #include "runtime/engine/engine.h"
 #include "runtime/executor/executor.h"
+#include "runtime/kvcache/host_tier.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
 
@@ -33,6 +34,7 @@ struct EngineOptions {
   int max_batched_tokens = 0;           // 0: 1024, 8192
   int chunk_tokens = 0;                 // 0: 512, max_batched_tokens
   int64_t max_model_len = 0;            // 0: the model's max_position_embeddings
+  int64_t host_kv_cache_mib = 0;        // host memory behind it; 0: none
   int64_t kv_cache_mib = 0;  // 0: CPU, a quarter of the memory; GPU, what the memory plan leaves
   double gpu_memory_fraction = 0.9;  // of the GPU's memory, for everything
   bool no_graphs = false;            // GPU: run decode steps op by op
@@ -79,6 +81,7 @@ class LocalEngine {
   Result<int> count_mtp_modules(int num_there) const;
   // Tokens of a sequence past --max-model-len that drafts may write.
   int64_t draft_overshoot() const;
+  Status make_host_tier();
   Status start_engine();
 
   // Members are destroyed from the last to the first: users before what they use.
@@ -91,6 +94,8 @@ class LocalEngine {
   Device device_;
   ModelWeights weights_;
   std::unique_ptr<Executor> executor_;
+  Buffer host_kv_memory_;
+  std::unique_ptr<HostTier> host_tier_;  // null: none
   std::unique_ptr<Engine> engine_;
 };
 

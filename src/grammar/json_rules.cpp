@@ -246,7 +246,7 @@ static void add_list(JsonRules& rules, RuleId list, char open, char close, RuleI
   builder.call(rules.space(builder.literal(builder.start(more), ",")), part, builder.final(more));
   at = builder.repeat(builder.call(at, part), more, 0, kUnbounded);
   builder.jump(rules.space(at), end);
-  const auto last = static_cast<Symbol>(close);
+  const auto last = static_cast<Symbol>(static_cast<uint8_t>(close));
   builder.edge(end, last, last, builder.final(list));
 }
 

@@ -110,13 +110,8 @@ class MagnitudeWriter {
     if (!is_new || builder_.overflowed()) return entry->second;
     const NodeId node = entry->second = builder_.new_state();
     if (key.at >= 0 && may_end(key)) builder_.jump(node, to_);
-    if (key.at < 0) {
-      add_digits(node, key);
-    } else if (key.at == 0 && num_fraction_ > 0) {
-      const NodeId point = builder_.literal(node, ".");
-      add_digits(point, key);
-    } else if (key.at < num_fraction_) {
-      add_digits(node, key);
+    if (key.at < num_fraction_) {
+      add_digits(key.at == 0 ? builder_.literal(node, ".") : node, key);
     }
     return node;
   }

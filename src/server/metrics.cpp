@@ -215,6 +215,14 @@ std::string ServerMetrics::text(const ServiceStats& stats, int64_t num_in_flight
             stats.num_graph_steps);
   now.count("deepflight:step_issue_us_total", "Host time that putting steps on the device took.",
             stats.issue_us_total);
+  now.gauge("deepflight:host_kv_pages", "Pages that the host's memory can keep.",
+            static_cast<double>(stats.host_tier.num_pages));
+  now.gauge("deepflight:host_kv_pages_used", "Pages that it keeps.",
+            static_cast<double>(stats.host_tier.num_used_pages));
+  now.count("deepflight:host_kv_saved_pages_total", "Pages copied to the host's memory.",
+            stats.host_tier.num_saved_pages);
+  now.count("deepflight:host_kv_loaded_pages_total", "Pages copied from it.",
+            stats.host_tier.num_loaded_pages);
   now.count("deepflight:step_wait_us_total", "Host time spent waiting for results.",
             stats.wait_us_total);
   for (MetricFamily& family : registry_.Collect()) now.families.push_back(std::move(family));

@@ -50,14 +50,21 @@ std::vector<std::string> read_prompts() {
 // A running engine and the requests in its model's terms.
 class Road {
  public:
-  explicit Road(const EngineOptions& options) {
+  // Prompts of `num_questions` questions each, of which the first `num_prompts` are asked.
+  explicit Road(const EngineOptions& options, size_t num_prompts = kNumRequests,
+                size_t num_questions = 1) {
     EXPECT_TRUE(init_logging("warn").ok());
     auto local = LocalEngine::start(options);
     if (!local.ok()) throw std::runtime_error(local.error().message);
     local_ = std::move(local).value();
     const auto prompter =
         ChatPrompter::make(*local_->tokenizer(), local_->tokenizer_config()).value();
-    for (const auto& prompt : read_prompts()) {
+    const auto questions = read_prompts();
+    for (size_t i = 0; i < std::min(num_prompts, questions.size()); ++i) {
+      std::string prompt = questions[i];
+      for (size_t k = 1; k < num_questions; ++k) {
+        prompt += "\n" + questions[(i + 7 * k) % questions.size()];
+      }
       prompts_.push_back(prompter.prompt(kSystem, prompt).value());
     }
   }
@@ -139,6 +146,21 @@ TEST_F(GreedyRoads, PrefixCacheColdAndWarm) {
   const int64_t cold_hits = road.stats().prefix_hit_tokens;
   expect_same(road.run(32));
   EXPECT_GT(road.stats().prefix_hit_tokens, cold_hits);
+}
+
+TEST_F(GreedyRoads, PagesFromTheHost) {
+  EngineOptions options = base_options();
+  options.max_model_len = 1024;
+  constexpr size_t kNumPrompts = 24, kNumQuestions = 10;
+  EngineOptions plain = options;
+  plain.no_prefix_cache = true;
+  const Outputs want = Road(plain, kNumPrompts, kNumQuestions).run(8);
+  options.kv_cache_mib = 24;  // too few pages for all prompts
+  options.host_kv_cache_mib = 512;
+  Road road(options, kNumPrompts, kNumQuestions);
+  EXPECT_EQ(road.run(4), want);
+  EXPECT_EQ(road.run(4), want);
+  EXPECT_GT(road.stats().host_tier.num_loaded_pages, 20);
 }
 
 TEST_F(GreedyRoads, AfterForcedPreemption) {

@@ -4,7 +4,8 @@ Usage: serve_storm.py --url http://127.0.0.1:8000 [--clients 256] [--seconds 300
 
 Each client sends one /v1/completions request after the other: prompts of random token ids, some with
 a shared beginning, random max_tokens, streamed or whole, greedy or sampled; a share is cut off by
-closing the connection. Afterwards the server must become idle with no KV page held. Prints one JSON
+closing the connection, and a share of the streams is read slowly through a small receive buffer; the
+latencies between events are the other streams'. Afterwards the server must become idle with no KV page held. Prints one JSON
 object; exit 1 if anything was wrong. Standard library only.
 """
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 import sys
 import time
 import urllib.parse
@@ -34,10 +36,15 @@ class Connection:
         self.reader = self.writer = None
         self.chunked = False
 
-    async def send(self, method, path, body=b""):
+    async def send(self, method, path, body=b"", slow=False):
         """Returns the status; the body is to be read with body_pieces()."""
+        # A slow reader keeps little in hand, so that the server soon has to wait for it.
+        more = {"limit": 1 << 12} if slow else {}
         self.reader, self.writer = await asyncio.wait_for(
-            asyncio.open_connection(self.host, self.port), CONNECT_TIMEOUT_S)
+            asyncio.open_connection(self.host, self.port, **more), CONNECT_TIMEOUT_S)
+        if slow:
+            self.writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
         head = (f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nConnection: close\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")
         self.writer.write(head.encode() + body)
@@ -110,11 +117,12 @@ class Storm:
         self.model = model["id"]
         self.room = model.get("max_model_len", 4096)
         self.counts = dict.fromkeys(
-            ("requests", "streamed", "whole", "cancelled", "sampled", "prompt_tokens",
+            ("requests", "streamed", "whole", "slow", "cancelled", "sampled", "prompt_tokens",
              "output_tokens"), 0)
         self.errors = []
         self.num_errors = 0
         self.first_token_s = []
+        self.between_events_s = []
         shared = random.Random(options.seed)
         self.beginnings = [self.random_ids(shared, 200) for _ in range(8)]
 
@@ -154,8 +162,9 @@ class Storm:
         self.counts["prompt_tokens"] += got[0]
         self.counts["output_tokens"] += got[1]
 
-    async def stream(self, connection, body, cut_after, start_s):
+    async def stream(self, connection, body, cut_after, start_s, pause_s):
         """Reads a stream to its end, or to event number `cut_after`; returns whether it was cut."""
+        last_s = None
         token_ids, finish_reason, usage = [], None, None
         num_events = 0
         async for event in connection.events():
@@ -163,6 +172,12 @@ class Storm:
                 raise Wrong(f"an error in a stream: {event['error']}")
             if not token_ids:
                 self.first_token_s.append(time.monotonic() - start_s)
+            now_s = time.monotonic()
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            elif last_s is not None:
+                self.between_events_s.append(now_s - last_s)
+            last_s = now_s
             usage = event.get("usage") or usage
             for choice in event["choices"]:
                 token_ids += choice.get("token_ids") or []
@@ -179,6 +194,8 @@ class Storm:
         body = self.make_request(rng)
         is_stream = body.get("stream", False)
         cut = rng.random() < self.options.cancel_share
+        slow = is_stream and rng.random() < self.options.slow_share
+        pause_s = rng.uniform(0.05, 0.5) if slow else 0
         connection = Connection(self.options.url)
         start_s = time.monotonic()
         self.counts["requests"] += 1
@@ -192,15 +209,15 @@ class Storm:
                     pass
                 self.counts["cancelled"] += 1
                 return
-            status = await connection.send("POST", "/v1/completions", data)
+            status = await connection.send("POST", "/v1/completions", data, slow)
             if status != 200:
                 raise Wrong(f"status {status}: {(await connection.body())[:300]!r}")
             if is_stream:
                 cut_after = rng.randint(1, body["max_tokens"]) if cut else None
-                if await self.stream(connection, body, cut_after, start_s):
+                if await self.stream(connection, body, cut_after, start_s, pause_s):
                     self.counts["cancelled"] += 1
                 else:
-                    self.counts["streamed"] += 1
+                    self.counts["slow" if slow else "streamed"] += 1
                 return
             answer = json.loads(await connection.body())
             choice = answer["choices"][0]
@@ -278,6 +295,8 @@ async def run(options):
         "output_tokens_per_s": round(counts["output_tokens"] / seconds, 1),
         "first_token_s": {"p50": percentile(storm.first_token_s, 0.5),
                           "p99": percentile(storm.first_token_s, 0.99)},
+        "between_events_s": {"p50": percentile(storm.between_events_s, 0.5),
+                             "p99": percentile(storm.between_events_s, 0.99)},
         "resident_mib": [early_mib, late_mib], "metrics": values,
         "num_errors": storm.num_errors, "errors": storm.errors,
     }
@@ -292,6 +311,7 @@ def main():
     parser.add_argument("--max-output", type=int, default=256, help="tokens")
     parser.add_argument("--vocab", type=int, default=1000, help="prompts draw ids below this")
     parser.add_argument("--cancel-share", type=float, default=0.15)
+    parser.add_argument("--slow-share", type=float, default=0.05, help="of the streams")
     parser.add_argument("--request-timeout", type=float, default=300, help="seconds")
     parser.add_argument("--idle-timeout", type=float, default=30, help="seconds")
     parser.add_argument("--pid", type=int, help="of the server, to watch its memory")

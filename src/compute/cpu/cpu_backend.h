@@ -30,6 +30,12 @@ class CpuBackend final : public Backend {
   int64_t free_memory_bytes() const override;
   void copy_in(void* device, const void* host, int64_t size_bytes) override;
   void copy_out(void* host, const void* device, int64_t size_bytes) override;
+  void copy_in_beside(void* device, const void* staging, int64_t size_bytes) override {
+    copy_in(device, staging, size_bytes);
+  }
+  void copy_out_beside(void* staging, const void* device, int64_t size_bytes) override {
+    copy_out(staging, device, size_bytes);
+  }
   void copy_in_async(void* device, const void* staging, int64_t size_bytes) override {
     copy_in(device, staging, size_bytes);
   }

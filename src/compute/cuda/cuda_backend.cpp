@@ -79,6 +79,23 @@ void CudaBackend::copy_out_async(void* staging, const void* device, int64_t size
                              cudaMemcpyDeviceToHost, impl_->main.stream.get()));
 }
 
+void CudaBackend::Impl::copy_beside(void* to, const void* from, int64_t size_bytes,
+                                    cudaMemcpyKind kind) {
+  if (size_bytes == 0) return;
+  CUDA_CHECK(cudaSetDevice(config.device));
+  const std::lock_guard lock(copy_mutex);
+  CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(size_bytes), kind, copies.get()));
+  copies.synchronize();
+}
+
+void CudaBackend::copy_in_beside(void* device, const void* staging, int64_t size_bytes) {
+  impl_->copy_beside(device, staging, size_bytes, cudaMemcpyHostToDevice);
+}
+
+void CudaBackend::copy_out_beside(void* staging, const void* device, int64_t size_bytes) {
+  impl_->copy_beside(staging, device, size_bytes, cudaMemcpyDeviceToHost);
+}
+
 void CudaBackend::fill_zero(void* device, int64_t size_bytes) {
   CUDA_CHECK(cudaMemsetAsync(device, 0, static_cast<size_t>(size_bytes), impl_->main.stream.get()));
 }

@@ -65,6 +65,8 @@ struct CudaBackend::Impl {
 
   void note_use(const cuda::PackedMatrices& matrices, bool grouped);
   // `x` with its FP8 form if `fp8` asks for one: its own, or made in the lane's scratch.
+  // On the stream of copies; waits for it.
+  void copy_beside(void* to, const void* from, int64_t size_bytes, cudaMemcpyKind kind);
   Rows with_fp8(Lane& lane, const Rows& x, bool fp8);
   // The shared expert, on the side lane.
   void shared_expert(const Rows& x, const MlpWeights& weights, const TensorView& out);
@@ -74,8 +76,10 @@ struct CudaBackend::Impl {
                 const int32_t* offsets, const TensorView& out);
 
   const CudaBackendConfig config;
-  Lane main;  // all ops
-  Lane side;  // the shared expert, beside the routed ones
+  Lane main;              // all ops
+  Lane side;              // the shared expert, beside the routed ones
+  std::mutex copy_mutex;  // of the stream below
+  Stream copies;          // pages to and from the host, beside the steps
   Event forked;
   Event joined;
   EventPool events;

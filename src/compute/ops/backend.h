@@ -124,6 +124,10 @@ class Backend {
   // In the order of the ops. The staging memory must stay as it is until the copy is done.
   virtual void copy_in_async(void* device, const void* staging, int64_t size_bytes) = 0;
   virtual void copy_out_async(void* staging, const void* device, int64_t size_bytes) = 0;
+  // Beside the ops, which neither wait for these nor are waited for; done on return. From any
+  // thread.
+  virtual void copy_in_beside(void* device, const void* staging, int64_t size_bytes) = 0;
+  virtual void copy_out_beside(void* staging, const void* device, int64_t size_bytes) = 0;
   virtual void fill_zero(void* device, int64_t size_bytes) = 0;
   // When a pack_* call returns, the host memory it was given is free; the weights may still be on
   // their way, and ops that are issued later wait for them.

@@ -10,6 +10,8 @@
 namespace deepflight {
 namespace {
 
+constexpr std::chrono::microseconds kCopyPollTime{100};
+
 // Seeds of a request's choices: the first is the request's own, the others are spread from it
 // (SplitMix64, Steele et al. 2014).
 uint64_t choice_seed(uint64_t seed, int choice_idx) {
@@ -36,11 +38,12 @@ FinishReason finish_reason(StopCause cause) {
 
 }  // namespace
 
-Engine::Engine(EngineConfig config, Executor& executor, const Tokenizer* tokenizer)
+Engine::Engine(EngineConfig config, Executor& executor, const Tokenizer* tokenizer,
+               PrefixSource* source)
     : config_(std::move(config)),
       executor_(executor),
       tokenizer_(tokenizer),
-      scheduler_(config_.scheduler),
+      scheduler_(config_.scheduler, source),
       seeds_(std::random_device{}()) {
   publish_stats();
   thread_ = std::thread([this] { loop(); });
@@ -119,7 +122,12 @@ bool Engine::wait_until_idle(int64_t timeout_us) {
 void Engine::loop() {
   while (take_notes()) {
     launch_steps();
-    if (!launched_steps_.empty()) collect_step();
+    if (!launched_steps_.empty()) {
+      collect_step();
+    } else if (!scheduler_.idle()) {
+      // Nothing can run until pages have been copied.
+      std::this_thread::sleep_for(kCopyPollTime);
+    }
     publish_stats();
     if (scheduler_.idle()) scheduler_.check_integrity();
   }
@@ -280,6 +288,8 @@ void Engine::publish_stats() {
   to.num_preemptions = from.num_preemptions;
   to.prefix_query_tokens = from.kv.query_tokens;
   to.prefix_hit_tokens = from.kv.hit_tokens;
+  to.host_tier = {from.source.num_blocks, from.source.num_used_blocks, from.source.num_saved,
+                  from.source.num_loaded};
   const ExecutorStats steps = executor_.stats();
   to.num_steps = steps.num_steps;
   to.num_graph_steps = steps.num_graph_steps;

@@ -31,7 +31,8 @@ class Engine final : public InferenceService {
  public:
   // `tokenizer` may be null: then requests carry no stop strings and events no text. References
   // must outlive the engine.
-  Engine(EngineConfig config, Executor& executor, const Tokenizer* tokenizer);
+  Engine(EngineConfig config, Executor& executor, const Tokenizer* tokenizer,
+         PrefixSource* source = nullptr);
   // Aborts what still runs.
   ~Engine() override;
 

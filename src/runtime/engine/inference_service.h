@@ -74,6 +74,14 @@ struct DeviceMemory {
   int64_t kv_pool_bytes = 0;
 };
 
+// Pages in the host's memory behind the KV pool.
+struct HostTierStats {
+  int64_t num_pages = 0;  // 0: there is no such tier
+  int64_t num_used_pages = 0;
+  int64_t num_saved_pages = 0;   // copied to it since the start
+  int64_t num_loaded_pages = 0;  // and from it
+};
+
 struct ServiceStats {
   int64_t num_running = 0;
   int64_t num_waiting = 0;
@@ -83,6 +91,7 @@ struct ServiceStats {
   int64_t num_preemptions = 0;
   int64_t prefix_query_tokens = 0;
   int64_t prefix_hit_tokens = 0;
+  HostTierStats host_tier;
   int64_t num_steps = 0;        // issued to the device
   int64_t num_graph_steps = 0;  // of these, captured decode steps
   int64_t issue_us_total = 0;   // host time that putting them on the device took

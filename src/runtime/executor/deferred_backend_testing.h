@@ -65,6 +65,12 @@ class DeferredBackend final : public Backend {
     synchronize();
     base_.copy_out(host, device, size_bytes);
   }
+  void copy_in_beside(void* device, const void* staging, int64_t size_bytes) override {
+    base_.copy_in(device, staging, size_bytes);
+  }
+  void copy_out_beside(void* staging, const void* device, int64_t size_bytes) override {
+    base_.copy_out(staging, device, size_bytes);
+  }
   void copy_in_async(void* device, const void* staging, int64_t size_bytes) override {
     ++num_copies_in;
     last_copy_in_bytes = size_bytes;

@@ -28,12 +28,23 @@ Executor::~Executor() {
 }
 
 void Executor::overwrite_page(PageId page, std::span<const uint8_t> bytes) {
-  CHECK(page >= 0 && page < pool_.num_pages, page, pool_.num_pages);
   CHECK(static_cast<int64_t>(bytes.size()) == pool_.page_stride_bytes(), bytes.size(),
         pool_.page_stride_bytes());
   backend_.attach_thread();
-  backend_.copy_in(static_cast<char*>(pool_.base) + page * pool_.page_stride_bytes(), bytes.data(),
-                   pool_.page_stride_bytes());
+  backend_.copy_in(page_address(page), bytes.data(), pool_.page_stride_bytes());
+}
+
+char* Executor::page_address(PageId page) const {
+  CHECK(page >= 0 && page < pool_.num_pages, page, pool_.num_pages);
+  return static_cast<char*>(pool_.base) + page * pool_.page_stride_bytes();
+}
+
+void Executor::save_page(PageId page, void* staging) const {
+  backend_.copy_out_beside(staging, page_address(page), pool_.page_stride_bytes());
+}
+
+void Executor::load_page(PageId page, const void* staging) const {
+  backend_.copy_in_beside(page_address(page), staging, pool_.page_stride_bytes());
 }
 
 void Executor::launch(StepPlan plan) {

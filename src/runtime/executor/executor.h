@@ -94,6 +94,11 @@ class Executor {
   // step is in flight.
   void overwrite_page(PageId page, std::span<const uint8_t> bytes);
 
+  // A page to host memory, which must be the backend's staging, or from there; beside the steps, of
+  // which none in flight may name the page for writing (or, to be loaded, at all). From any thread.
+  void save_page(PageId page, void* staging) const;
+  void load_page(PageId page, const void* staging) const;
+
   // Queues a step. The plan must follow from the ones before it (the scheduler's business).
   void launch(StepPlan plan);
 
@@ -109,6 +114,7 @@ class Executor {
     int32_t max_drafts = 0;
     int64_t admitted_in = 0;  // number of the step
   };
+  char* page_address(PageId page) const;
   struct ResultRow {
     SlotId slot = 0;
     int num_logprobs = -1;

@@ -80,6 +80,16 @@ PrefixProbe KvCache::probe(const PageChain& chain, int32_t num_tokens) const {
   return probe;
 }
 
+std::vector<PageId> KvCache::matched_pages(const PageChain& chain, int32_t num_tokens) const {
+  std::vector<PageId> pages;
+  for (const PageHash& hash : matchable(chain, num_tokens)) {
+    const PageId page = index_.find(hash);
+    if (page == kNoPage) break;
+    pages.push_back(page);
+  }
+  return pages;
+}
+
 int32_t KvCache::match_prefix(const PageChain& chain, int32_t num_tokens,
                               std::vector<PageId>* pages) {
   int32_t num_matched = 0;

@@ -79,6 +79,10 @@ class KvCache {
   // The longest run of published pages from the first on, for a sequence of num_tokens known tokens
   // whose full pages `chain` names. At least the last token is left to compute.
   PrefixProbe probe(const PageChain& chain, int32_t num_tokens) const;
+  // The pages of that run.
+  std::vector<PageId> matched_pages(const PageChain& chain, int32_t num_tokens) const;
+  // The page published under a name; kNoPage if there is none.
+  PageId find(const PageHash& hash) const { return index_.find(hash); }
   // The same, taken: holds the pages, appends them to *pages, counts query and hit.
   int32_t match_prefix(const PageChain& chain, int32_t num_tokens, std::vector<PageId>* pages);
 

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <random>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
+#include "runtime/kvcache/host_tier.h"
 #include "runtime/kvcache/kv_cache.h"
 #include "runtime/request/step_plan.h"
 #include "runtime/scheduler/scheduler_config.h"
@@ -103,6 +105,20 @@ class FakeExecutor {
     for (const DecodeRow& row : plan.decode_rows) slots_[row.slot].broken = true;
     for (const PrefillChunk& chunk : plan.prefill_chunks) slots_[chunk.slot].broken = true;
     return plan.step_id;
+  }
+
+  // A copy of the host tier, which reads and writes pages beside the steps.
+  void copy_page(const HostTier::Job& job) {
+    const auto page = memory_.begin() + int64_t{job.page} * kPageTokens;
+    std::vector<KvEntry>& block = host_[job.block];
+    if (!job.to_device) {
+      CHECK(kv_.is_published(job.page), "a page is saved that may change", job.page);
+      block.assign(page, page + kPageTokens);
+      return;
+    }
+    for (const InFlight& step : in_flight_) CHECK(!step.pages.contains(job.page), job.page);
+    CHECK(kv_.num_holders(job.page) == 1, "a page arrives that has other holders", job.page);
+    std::ranges::copy(block, page);
   }
 
   int64_t num_prefill_tokens() const { return num_prefill_tokens_; }
@@ -285,9 +301,10 @@ class FakeExecutor {
   const SchedulerConfig& config_;
   const KvCache& kv_;
   std::mt19937 random_;
-  std::vector<KvEntry> memory_;              // [page][kPageTokens]
-  std::vector<Slot> slots_;                  // as the device has them, at the step that runs
-  std::vector<std::vector<PageId>> tables_;  // by slot, as of the latest plan
+  std::vector<KvEntry> memory_;                   // [page][kPageTokens]
+  std::map<int32_t, std::vector<KvEntry>> host_;  // by block
+  std::vector<Slot> slots_;                       // as the device has them, at the step that runs
+  std::vector<std::vector<PageId>> tables_;       // by slot, as of the latest plan
   std::deque<InFlight> in_flight_;
   int64_t num_prefill_tokens_ = 0;
 };

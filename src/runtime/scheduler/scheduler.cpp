@@ -8,9 +8,10 @@
 
 namespace deepflight {
 
-Scheduler::Scheduler(SchedulerConfig config)
+Scheduler::Scheduler(SchedulerConfig config, PrefixSource* source)
     : config_(std::move(config)),
       kv_(config_.num_pages),
+      source_(config_.enable_prefix_cache ? source : nullptr),
       waiting_(config_),
       draft_policy_(config_.draft_policy, config_.draft_len),
       next_draft_len_(config_.draft_len) {
@@ -19,7 +20,9 @@ Scheduler::Scheduler(SchedulerConfig config)
   for (SlotId slot = config_.max_num_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
-Scheduler::~Scheduler() = default;
+Scheduler::~Scheduler() {
+  if (source_ != nullptr) source_->stop();
+}
 
 Status Scheduler::can_ever_run(int64_t prompt_len, int64_t max_tokens) const {
   if (prompt_len < 1) return invalid_argument("the prompt is empty");
@@ -133,7 +136,8 @@ SchedulerStats Scheduler::stats() const {
           .num_steps = num_steps_,
           .num_stalled_rows = num_stalled_rows_,
           .num_dropped_rows = num_dropped_rows_,
-          .kv = kv_.stats()};
+          .kv = kv_.stats(),
+          .source = source_ == nullptr ? PrefixSourceStats() : source_->stats()};
 }
 
 // Everything is checked before anything is changed, so that a bad result fails its step cleanly.
@@ -243,6 +247,7 @@ void Scheduler::give_back(SequenceState* sequence) {
   free_slots_.push_back(sequence->slot);
   retired_slots_.push_back(sequence->slot);
   sequence->slot = kNoSlot;
+  sequence->asked_source = false;
 }
 
 void Scheduler::publish_pages(SequenceState* sequence) {
@@ -251,7 +256,9 @@ void Scheduler::publish_pages(SequenceState* sequence) {
   extend_chain(sequence, sequence->num_computed);
   for (int32_t i = sequence->num_published_pages; i < num_full_pages; ++i) {
     const PageHash& hash = sequence->chain.hashes()[i];
-    kv_.publish(sequence->pages[i], hash, sequence->request.retention);
+    if (kv_.publish(sequence->pages[i], hash, sequence->request.retention)) {
+      offer_page(sequence->pages[i], hash, sequence->request.retention);
+    }
     if (i >= sequence->num_announced_pages) continue;
     const auto announced = announced_.find(hash);
     if (--announced->second == 0) announced_.erase(announced);

@@ -33,6 +33,7 @@
 
 #include "base/result.h"
 #include "runtime/kvcache/kv_cache.h"
+#include "runtime/kvcache/prefix_source.h"
 #include "runtime/request/step_plan.h"
 #include "runtime/scheduler/scheduler_config.h"
 #include "runtime/scheduler/sequence.h"
@@ -49,12 +50,14 @@ struct SchedulerStats {
   int64_t num_stalled_rows = 0;  // decode rows left out of a step for want of pages
   int64_t num_dropped_rows = 0;  // results of rows that had ended a step before
   KvCacheStats kv;
+  PrefixSourceStats source;
 };
 
 class Scheduler {
  public:
-  // The config must be valid (SchedulerConfig::validate).
-  explicit Scheduler(SchedulerConfig config);
+  // The config must be valid (SchedulerConfig::validate). `source`, if there is one, outlives the
+  // scheduler and is stopped by it.
+  explicit Scheduler(SchedulerConfig config, PrefixSource* source = nullptr);
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
@@ -85,8 +88,10 @@ class Scheduler {
   std::vector<SequenceUpdate> fail_step(uint64_t step_id);
 
   int32_t num_steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
-  // No sequence runs or waits and no result is awaited.
-  bool idle() const { return sequences_.empty() && in_flight_.empty(); }
+  // No sequence runs or waits, no result is awaited and no page is being copied.
+  bool idle() const {
+    return sequences_.empty() && in_flight_.empty() && (source_ == nullptr || !source_->busy());
+  }
   SchedulerStats stats() const;
 
   // CHECKs every invariant of the scheduler and of its cache; O(sequences + pages).
@@ -107,6 +112,18 @@ class Scheduler {
     std::vector<SlotId> retired_slots;
   };
   struct StepBuilder;
+  // Pages on their way from the source.
+  struct Arrival {
+    std::vector<PageHash> hashes;
+    std::vector<PageId> pages;  // held
+    PageLease prefix;           // the pages before them, which they are of no use without
+    Retention retention = Retention::kNormal;
+  };
+
+  // Pages from and to the source (scheduler_arrivals.cpp).
+  bool begin_arrival(SequenceState* sequence, const PrefixProbe& probe);
+  void take_arrivals();
+  void offer_page(PageId page, const PageHash& hash, Retention retention);
 
   // Planning (scheduler_plan.cpp).
   void plan_decode_rows(StepBuilder* builder);
@@ -146,6 +163,8 @@ class Scheduler {
 
   const SchedulerConfig config_;
   KvCache kv_;
+  PrefixSource* const source_;
+  std::unordered_map<uint64_t, Arrival> arrivals_;  // by the source's number
   std::unordered_map<uint64_t, std::unique_ptr<SequenceState>> sequences_;
   WaitingQueue waiting_;
   std::vector<SequenceState*> running_;  // by start order
@@ -158,7 +177,7 @@ class Scheduler {
   std::vector<SlotId> free_slots_;
   std::vector<SlotId> retired_slots_;  // free, and the executor is yet to be told
 
-  // Pages that running sequences are computing, by content, with the number of those sequences.
+  // Pages that running sequences are computing or that arrive, by content, with their number.
   std::unordered_map<PageHash, int32_t, PageHashHasher> announced_;
 
   uint64_t next_step_id_ = 1;

@@ -77,6 +77,14 @@ void Scheduler::check_ownership() const {
       ++announced[sequence.chain.hashes()[i]];
     }
   }
+  for (const auto& [id, arrival] : arrivals_) {
+    CHECK(!arrival.pages.empty() && arrival.pages.size() == arrival.hashes.size(), id);
+    for (const PageId page : arrival.pages) {
+      CHECK(kv_.num_holders(page) == 1 && !kv_.is_published(page), id, page);
+    }
+    num_holds += std::ssize(arrival.pages);
+    for (const PageHash& hash : arrival.hashes) ++announced[hash];
+  }
   CHECK(std::ssize(slots) == config_.max_num_slots, slots.size());
   for (const auto& [page, count] : num_holders) {
     CHECK(kv_.num_holders(page) >= count, page, kv_.num_holders(page), count);

@@ -24,6 +24,7 @@ struct Scheduler::StepBuilder {
 
 StepPlan Scheduler::plan(int64_t now_us) {
   CHECK(num_steps_in_flight() < config_.max_steps_in_flight, in_flight_.size());
+  take_arrivals();
   StepBuilder builder{.budget = config_.max_batched_tokens};
   plan_decode_rows(&builder);
   plan_running_chunks(&builder);
@@ -85,6 +86,10 @@ void Scheduler::admit_waiting(StepBuilder* builder, int64_t now_us) {
     }
     // The queue's first does not fit: nobody behind it may take the pages it waits for.
     if (!fits(*sequence, probe)) return;
+    if (begin_arrival(sequence, probe)) {
+      ++entry;
+      continue;
+    }
     entry = waiting_.erase(entry);
     admit(sequence, builder, now_us);
   }

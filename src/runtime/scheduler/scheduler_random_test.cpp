@@ -78,7 +78,8 @@ class World {
   explicit World(uint32_t seed)
       : random_(seed),
         has_troubles_(uniform(0, 1)),
-        scheduler_(random_config()),
+        tier_(uniform(0, 1) ? make_tier() : nullptr),
+        scheduler_(random_config(), tier_.get()),
         config_(scheduler_.config()),
         executor_(config_, scheduler_.kv_cache(), seed) {}
 
@@ -95,6 +96,9 @@ class World {
       } else {
         read();
       }
+      while (tier_ && uniform(0, 2) == 0 && tier_->run_one()) {
+      }
+      if (tier_) tier_->check_integrity();
       scheduler_.check_integrity();
       now_us_ += uniform(0, 20'000);
     }
@@ -113,6 +117,15 @@ class World {
   };
 
   int uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+
+  std::unique_ptr<HostTier> make_tier() {
+    const HostTier::Config config{uniform(1, 60), uniform(1, 8), /*own_thread=*/false};
+    return std::make_unique<HostTier>(config, [this](const HostTier::Job& job) {
+      const bool fails = has_troubles_ && uniform(0, 30) == 0;
+      if (!fails) executor_.copy_page(job);
+      return !fails;
+    });
+  }
 
   SchedulerConfig random_config() {
     SchedulerConfig config;
@@ -210,6 +223,8 @@ class World {
       executor_.launch(std::move(plan));
     } else if (!leases_.empty()) {
       leases_.clear();
+    } else if (tier_ && tier_->busy()) {
+      tier_->run_one();
     } else {
       const SchedulerStats stats = scheduler_.stats();
       CHECK(scheduler_.num_steps_in_flight() > 0 || stats.num_running + stats.num_waiting == 0,
@@ -282,6 +297,7 @@ class World {
 
   std::mt19937 random_;
   const bool has_troubles_;
+  std::unique_ptr<HostTier> tier_;
   Scheduler scheduler_;
   const SchedulerConfig& config_;
   FakeExecutor executor_;
@@ -311,13 +327,17 @@ TEST(SchedulerRandom, OutputsEqualTheOutputsAlone) {
     total.num_dropped_rows += stats.num_dropped_rows;
     total.kv.hit_tokens += stats.kv.hit_tokens;
     total.kv.num_evictions += stats.kv.num_evictions;
+    total.source.num_saved += stats.source.num_saved;
+    total.source.num_loaded += stats.source.num_loaded;
   }
   // The worlds are worth their time only if everything happens in them.
   fmt::print(
       "steps {}, preemptions {}, stalled rows {}, dropped rows {}, hit tokens {}, evictions {}\n",
       total.num_steps, total.num_preemptions, total.num_stalled_rows, total.num_dropped_rows,
       total.kv.hit_tokens, total.kv.num_evictions);
-  fmt::print("documents {}\n", num_documents);
+  fmt::print("documents {}, pages to the host {}, from it {}\n", num_documents,
+             total.source.num_saved, total.source.num_loaded);
+  EXPECT_GT(total.source.num_loaded, 300);
   EXPECT_GT(num_documents, 300);
   EXPECT_GT(total.num_steps, 200'000);
   EXPECT_GT(total.num_preemptions, 500);

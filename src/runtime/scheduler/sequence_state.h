@@ -53,6 +53,8 @@ struct SequenceState {
   SharedTokenMask sent_mask;
   bool sent_mask_is_on = false;
 
+  bool asked_source = false;  // for the pages that it lacked, since it began to wait
+
   int32_t num_cached_tokens = 0;
   int64_t queued_us = 0;
 
