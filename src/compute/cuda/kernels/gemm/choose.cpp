@@ -183,9 +183,9 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
   const double math = waves * (part * step_cycles(config) * products + tile_cycles) / kCyclesPerUs;
 
   const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
-  const double x_bytes = config.x_bytes() * products;
-  const double step_bytes = config.shared_w ? config.w_bytes() / config.multicast + x_bytes
-                                            : config.w_bytes() + x_bytes / config.multicast;
+  const double w_bytes = config.w_bytes(), x_bytes = config.x_bytes() * products;
+  const double step_bytes =
+      config.shared_w ? w_bytes / config.multicast + x_bytes : w_bytes + x_bytes / config.multicast;
   const double l2 = (units * config.cluster() * part * step_bytes + out_bytes) / kL2BytesPerUs;
 
   double weights = n * k;
