@@ -1,0 +1,122 @@
+// The copying half: one thread brings blocks of k of x, the weights and x's scales with the tensor
+// copy engine, another the weights' scales. Both walk the tiles by themselves.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/params.h"
+#include "compute/cuda/kernels/gemm/ring.cuh"
+#include "compute/cuda/kernels/gemm/schedule.cuh"
+#include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
+#include "compute/cuda/primitives/tma.cuh"
+
+namespace deepflight::gemm_fp8 {
+
+using namespace device;  // NOLINT: headers of this kernel
+
+// One thread of a warp starts the copies.
+template <Config kConfig>
+struct Producer {
+  static constexpr int kBoxRows = kConfig.x_box_rows();
+  static constexpr uint16_t kAllBlocks = (1 << kConfig.multicast) - 1;
+  static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
+  static constexpr int kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
+
+  const Params& p;
+  const Shared<kConfig>& shared;
+
+  __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage, int rank) const {
+    const uint32_t full = shared.full(stage);
+    const int x_bytes =
+        kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
+    barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
+    if constexpr (kConfig.shared_w) {
+      constexpr int kColumns = kConfig.w_box_columns();
+      load_box_multicast(shared.w(stage) + rank * kColumns * kBlockK, &p.w, full, k * kBlockK,
+                         tile.first_column + rank * kColumns, tile.group, kAllBlocks);
+    } else {
+      load_box(shared.w(stage), &p.w, full, k * kBlockK, tile.first_column, tile.group);
+    }
+  }
+
+  __device__ __forceinline__ void load_rows(const Tile& tile, int k, int stage, int rank) const {
+    const uint32_t full = shared.full(stage);
+    const uint32_t x = shared.x(stage);
+    if constexpr (kConfig.multicast > 1 && !kConfig.shared_w) {
+      if (!kHalves || rank < active_repeats<kConfig>(tile)) {
+        load_box_multicast(x + rank * kBoxRows * kBlockK, &p.x, full, k * kBlockK,
+                           tile.first_row + rank * kBoxRows, 0, kAllBlocks);
+      }
+    } else {
+      load_box(x, &p.x, full, k * kBlockK, tile.first_row, 0);
+      if (kHalves && active_repeats<kConfig>(tile) == 2) {
+        load_box(x + kBoxRows * kBlockK, &p.x, full, k * kBlockK, tile.first_row + kBoxRows, 0);
+      }
+    }
+    load_box(shared.x_scales(stage), &p.x_scales, full, tile.first_row, k);
+  }
+
+  __device__ __forceinline__ void run(const int32_t* before) const {
+    Schedule<kConfig> schedule(p, before);
+    Ring<kConfig> ring;
+    Tile tile;
+    bool more = schedule.next(tile);
+    int early = 0;  // stages that have their weights
+    if constexpr (!kConfig.grouped) {
+      if (p.weights_settled && more) {
+        early = min(kConfig.stages, schedule.k_end() - schedule.k_begin());
+        for (int i = 0; i < early; ++i)
+          load_weights(tile, schedule.k_begin() + i, i, schedule.rank());
+      }
+      wait_for_previous_kernel();
+    }
+    for (; more; more = schedule.next(tile)) {
+      for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
+        barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+        if (early > 0) {
+          --early;
+        } else {
+          load_weights(tile, k, ring.stage, schedule.rank());
+        }
+        load_rows(tile, k, ring.stage, schedule.rank());
+      }
+    }
+    if constexpr (kConfig.multicast > 1) drain(ring);
+  }
+
+  // Until the blocks of the cluster have read all stages: their arrivals must find this block's
+  // barriers, so it may not end before.
+  __device__ __forceinline__ void drain(Ring<kConfig> ring) const {
+    for (int i = 0; i < kConfig.stages; ++i, ring.advance()) {
+      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+    }
+  }
+};
+
+// One thread of another warp brings the scales of the weights: rows of them lie at any address,
+// which the copy engine does not take.
+template <Config kConfig>
+__device__ __forceinline__ void load_weight_scales(const Params& p, const Shared<kConfig>& shared,
+                                                   const int32_t* before) {
+  if (!kConfig.grouped && !p.weights_settled) wait_for_previous_kernel();
+  Schedule<kConfig> schedule(p, before);
+  Ring<kConfig> ring;
+  Tile tile;
+  while (schedule.next(tile)) {
+    // Columns past n have no scale of their own; what stands there meets zeros.
+    const int n_block = tile.first_column / 128;
+    const int64_t row =
+        static_cast<int64_t>(tile.group) * p.n_blocks + min(n_block, p.n_blocks - 1);
+    const float* scales = p.w_scales + row * p.k_blocks;
+    const int second = n_block + 1 < p.n_blocks ? p.k_blocks : 0;
+    for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
+      barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+      load_word(shared.w_scales(ring.stage), scales + k);
+      if constexpr (kConfig.column_scales() == 2) {
+        load_word(shared.w_scales(ring.stage) + 4, scales + k + second);
+      }
+      arrive_after_loads(shared.full(ring.stage));
+    }
+  }
+}
+
+}  // namespace deepflight::gemm_fp8

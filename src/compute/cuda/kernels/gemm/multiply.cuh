@@ -1,0 +1,288 @@
+// The multiplying half: a warpgroup's products of a tile. Every block of k is summed by the tensor
+// cores from zero and added to float sums under its scales.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/ring.cuh"
+#include "compute/cuda/kernels/gemm/schedule.cuh"
+#include "compute/cuda/primitives/cluster.cuh"
+#include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/wgmma_fp8.cuh"
+
+namespace deepflight::gemm_fp8 {
+
+using namespace device;  // NOLINT: headers of this kernel
+
+__device__ inline float load_shared(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+__device__ inline float2 load_shared_pair(uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(value.x), "=f"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+// Of the columns of a tile, in groups of 8: from which one the weights' second scale holds. Few
+// values are possible where 32 divides columns; kept apart they cost the sums nothing.
+template <Config kConfig>
+struct Border {
+  static constexpr int kGroups = kConfig.columns / 8;
+  static constexpr int kStep = 128 % kConfig.columns == 0  ? 16
+                               : kConfig.columns % 64 == 0 ? 8
+                               : kConfig.columns % 32 == 0 ? 4
+                                                           : 2;
+  static constexpr int kLast = kGroups < 16 ? kGroups : 16;
+  static constexpr bool kKnown = kConfig.column_scales() == 2 && kStep >= 4;
+  static constexpr int kDynamic = -1;
+  static __device__ __forceinline__ int of(const Tile& tile) {
+    return (128 - tile.first_column % 128) / 8;
+  }
+};
+
+// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
+// with another 16 kConfig.warpgroups * 64 rows on where repeats() is 2. `kBorder`: where the
+// compiler knows it.
+template <Config kConfig, int kBorder>
+struct Scales {
+  static constexpr int kRight = kConfig.right();
+  // Scales of x along the right operand are many: past this they are read when they are used.
+  static constexpr bool kLate = kConfig.swapped && kRight > (kConfig.blocks_per_sm == 1 ? 64 : 32);
+  static constexpr bool kTwo = !kConfig.swapped && kConfig.column_scales() == 2 &&
+                               (kBorder < 0 || kBorder < Border<kConfig>::kGroups);
+  static constexpr int kRows = 2 * kConfig.repeats();
+  static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : kRows;
+
+  float x[kCount];                 // with the weights' first scale in it, but where kLate
+  float second[kTwo ? kRows : 1];  // with their second
+  float w;
+  uint32_t address;
+  int border;
+
+  __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left,
+                                       const Tile& tile) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    w = load_shared(w_scales);
+    if constexpr (kConfig.swapped) {
+      address = x_scales + lane % 4 * 8;
+      if constexpr (!kLate) {
+#pragma unroll
+        for (int i = 0; i < kRight / 8; ++i) {
+          const float2 pair = load_shared_pair(address + i * 32);
+          x[2 * i] = pair.x * w;
+          x[2 * i + 1] = pair.y * w;
+        }
+      }
+    } else {
+      const float other = kTwo ? load_shared(w_scales + 4) : 0.0f;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int row = left + i / 2 * 64 * kConfig.warpgroups + i % 2 * 8 + lane / 4;
+        const float scale = load_shared(x_scales + row * 4);
+        x[i] = scale * w;
+        if constexpr (kTwo) second[i] = scale * other;
+      }
+      border = kBorder < 0 ? Border<kConfig>::of(tile) : kBorder;
+    }
+  }
+
+  __device__ __forceinline__ void add(float (&sums)[kRight / 2], const float (&product)[kRight / 2],
+                                      int repeat) const {
+#pragma unroll
+    for (int i = 0; i < kRight / 8; ++i) {
+      float a, b, c, d;  // of the four sums of a group of 8
+      if constexpr (kConfig.swapped) {
+        if constexpr (kLate) {
+          const float2 pair = load_shared_pair(address + i * 32);
+          a = c = pair.x * w;
+          b = d = pair.y * w;
+        } else {
+          a = c = x[2 * i];
+          b = d = x[2 * i + 1];
+        }
+      } else {
+        a = b = x[2 * repeat];
+        c = d = x[2 * repeat + 1];
+        if constexpr (kTwo) {
+          if (i >= border) {
+            a = b = second[2 * repeat];
+            c = d = second[2 * repeat + 1];
+          }
+        }
+      }
+      sums[4 * i] += a * product[4 * i];
+      sums[4 * i + 1] += b * product[4 * i + 1];
+      sums[4 * i + 2] += c * product[4 * i + 2];
+      sums[4 * i + 3] += d * product[4 * i + 3];
+    }
+  }
+};
+
+template <Config kConfig>
+__device__ inline void release(const Shared<kConfig>& shared, int stage) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  __syncwarp();
+  if constexpr (kConfig.multicast > 1) {
+    if (lane < kConfig.multicast) {
+      cluster_barrier_arrive(address_in_block(shared.empty(stage), lane));
+    }
+  } else if (lane == 0) {
+    barrier_arrive(shared.empty(stage));
+  }
+}
+
+// What one warpgroup does to its rows of the left operand.
+template <Config kConfig>
+struct Multiplier {
+  static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
+  // Of a stage.
+  static constexpr int kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes();
+  static constexpr int kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes();
+
+  using Product = float[kRight / 2];
+
+  const Shared<kConfig>& shared;
+  const int left;                                        // this warp's first row
+  const Matrices<16, 1024> left_operand, right_operand;  // of stage 0
+  Ring<kConfig> ring{};
+  Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
+
+  __device__ Multiplier(const Shared<kConfig>& memory, int warpgroup, int first_row)
+      : shared(memory),
+        left(first_row),
+        left_operand((kConfig.swapped ? memory.w(0) : memory.x(0)) + warpgroup * 64 * kBlockK),
+        right_operand(kConfig.swapped ? memory.x(0) : memory.w(0)) {}
+
+  __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
+    const int left_at = stage * kLeftBytes + repeat * kConfig.warpgroups * 64 * kBlockK;
+    const int right_at = stage * kRightBytes;
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kBlockK / 32; ++i) {
+      WgmmaE4m3<kRight>::multiply(product, left_operand.at(left_at + i * 32),
+                                  right_operand.at(right_at + i * 32), i > 0);
+    }
+    wgmma_commit();
+  }
+
+  template <int kBorder>
+  __device__ __forceinline__ void load_scales(Scales<kConfig, kBorder>& scales, int stage,
+                                              const Tile& tile) const {
+    scales.load(shared.x_scales(stage), shared.w_scales(stage), left, tile);
+  }
+  __device__ __forceinline__ void wait_for_stage() const {
+    barrier_wait(shared.full(ring.stage), ring.parity);
+  }
+
+  // Pipelined: starts on the next block of k.
+  __device__ __forceinline__ void begin_block(Product& product) {
+    wait_for_stage();
+    issue(ring.stage, 0, product);
+    ring.advance();
+  }
+
+  // Pipelined: takes in the oldest, with kPending behind it.
+  template <int kPending, int kBorder>
+  __device__ __forceinline__ void end_block(const Tile& tile, Product& product, Product& sums) {
+    Scales<kConfig, kBorder> scales;
+    load_scales(scales, done.stage, tile);
+    wgmma_wait<kPending>();
+    pin(product);
+    if (!scales.kLate) release<kConfig>(shared, done.stage);
+    scales.add(sums, product, 0);
+    if (scales.kLate) release<kConfig>(shared, done.stage);
+    done.advance();
+  }
+
+  template <int kBorder>
+  __device__ __forceinline__ void run_pipelined(const Tile& tile, int k_blocks, Product& sums) {
+    Product even, odd;
+    begin_block(even);
+    int k = 1;
+    for (; k + 1 < k_blocks; k += 2) {
+      begin_block(odd);
+      end_block<1, kBorder>(tile, even, sums);
+      begin_block(even);
+      end_block<1, kBorder>(tile, odd, sums);
+    }
+    if (k < k_blocks) {
+      begin_block(odd);
+      end_block<1, kBorder>(tile, even, sums);
+      end_block<0, kBorder>(tile, odd, sums);
+    } else {
+      end_block<0, kBorder>(tile, even, sums);
+    }
+  }
+
+  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. What
+  // can wait is done while it is multiplied: this block's scales are read, the next block is waited
+  // for. `kActive`: repeats that have rows of the tile.
+  template <int kActive, int kBorder>
+  __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
+                                                 Product (&sums)[kRepeats]) {
+    wait_for_stage();
+#pragma unroll kRepeats
+    for (int k = 0; k < k_blocks; ++k) {
+      const int stage = ring.stage;
+      ring.advance();
+      Scales<kConfig, kBorder> scales;
+#pragma unroll
+      for (int r = 0; r < kActive; ++r) {
+        Product product;
+        issue(stage, r, product);
+        if (r == 0) load_scales(scales, stage, tile);
+        if (r == kActive - 1 && k + 1 < k_blocks) wait_for_stage();
+        wgmma_wait<0>();
+        pin(product);
+        if (r == kActive - 1 && !scales.kLate) release<kConfig>(shared, stage);
+        scales.add(sums[r], product, r);
+      }
+      if (scales.kLate) release<kConfig>(shared, stage);
+    }
+  }
+
+  template <int kBorder>
+  __device__ __forceinline__ void run_with(const Tile& tile, int k_blocks, int active,
+                                           Product (&sums)[kRepeats]) {
+    if constexpr (kConfig.pipelined()) {
+      run_pipelined<kBorder>(tile, k_blocks, sums[0]);
+    } else if (active == kRepeats) {
+      run_one_by_one<kRepeats, kBorder>(tile, k_blocks, sums);
+    } else {
+      run_one_by_one<1, kBorder>(tile, k_blocks, sums);
+    }
+  }
+
+  // The border as a constant, one of kTried and those past it.
+  template <int kTried>
+  __device__ __forceinline__ void run_at_border(const Tile& tile, int k_blocks, int active,
+                                                Product (&sums)[kRepeats]) {
+    if constexpr (kTried >= Border<kConfig>::kLast) {
+      run_with<kTried>(tile, k_blocks, active, sums);
+    } else if (Border<kConfig>::of(tile) == kTried) {
+      run_with<kTried>(tile, k_blocks, active, sums);
+    } else {
+      run_at_border<kTried + Border<kConfig>::kStep>(tile, k_blocks, active, sums);
+    }
+  }
+
+  // `active`: as above.
+  __device__ __forceinline__ void run(const Tile& tile, int k_blocks, int active,
+                                      Product (&sums)[kRepeats]) {
+#pragma unroll
+    for (int r = 0; r < kRepeats; ++r) {
+#pragma unroll
+      for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
+    }
+    if constexpr (Border<kConfig>::kKnown && !kConfig.swapped) {
+      run_at_border<Border<kConfig>::kStep>(tile, k_blocks, active, sums);
+    } else {
+      run_with<Border<kConfig>::kDynamic>(tile, k_blocks, active, sums);
+    }
+  }
+};
+
+}  // namespace deepflight::gemm_fp8

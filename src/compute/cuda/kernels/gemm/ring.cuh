@@ -1,0 +1,46 @@
+// The ring of blocks of k in shared memory: where a stage's operands, scales and barriers lie, and
+// a place in the ring. load.cuh fills stages, multiply.cuh empties them.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/config.h"
+
+namespace deepflight::gemm_fp8 {
+
+// Addresses in shared memory, stage by stage.
+template <Config kConfig>
+struct Shared {
+  static constexpr int kX = kConfig.out_bytes();  // what leaves lies at the start
+  static constexpr int kW = kX + kConfig.stages * kConfig.x_bytes();
+  static constexpr int kXScales = kW + kConfig.stages * kConfig.w_bytes();
+  static constexpr int kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes();
+  static constexpr int kFull = kWScales + kConfig.stages * kConfig.w_scale_bytes();
+  static constexpr int kEmpty = kFull + kConfig.stages * 8;
+  static constexpr int kBefore = kEmpty + kConfig.stages * 8;
+
+  uint32_t base;
+  __device__ uint32_t x(int stage) const { return base + kX + stage * kConfig.x_bytes(); }
+  __device__ uint32_t w(int stage) const { return base + kW + stage * kConfig.w_bytes(); }
+  __device__ uint32_t x_scales(int stage) const {
+    return base + kXScales + stage * kConfig.x_scale_bytes();
+  }
+  __device__ uint32_t w_scales(int stage) const {
+    return base + kWScales + stage * kConfig.w_scale_bytes();
+  }
+  __device__ uint32_t full(int stage) const { return base + kFull + stage * 8; }
+  __device__ uint32_t empty(int stage) const { return base + kEmpty + stage * 8; }
+};
+
+// A place in the ring.
+template <Config kConfig>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage == kConfig.stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace deepflight::gemm_fp8
