@@ -120,6 +120,12 @@ class GreedyRoads : public testing::Test {
     for (size_t i = 0; i < outputs.size(); ++i)
       EXPECT_EQ(outputs[i], alone()[i]) << "request " << i;
   }
+  static void expect_same_under_preemption(EngineOptions options) {
+    options.max_model_len = 1024;
+    Road road(options);
+    expect_same(road.run(32));
+    EXPECT_GT(road.stats().num_preemptions, 10);
+  }
 };
 
 TEST_F(GreedyRoads, RequestsAreRealWork) {
@@ -165,11 +171,8 @@ TEST_F(GreedyRoads, PagesFromTheHost) {
 
 TEST_F(GreedyRoads, AfterForcedPreemption) {
   EngineOptions options = base_options();
-  options.max_model_len = 1024;
   options.kv_cache_mib = 20;  // some 30 pages for 32 sequences of 4 pages and more
-  Road road(options);
-  expect_same(road.run(32));
-  EXPECT_GT(road.stats().num_preemptions, 10);
+  expect_same_under_preemption(options);
 }
 
 // Drafts change how many tokens a step gives, not which: with everything above at once.
@@ -187,11 +190,8 @@ TEST_F(GreedyRoads, WithDrafts) {
 TEST_F(GreedyRoads, WithDraftsAfterForcedPreemption) {
   EngineOptions options = base_options();
   options.mtp.draft_len = 2;
-  options.max_model_len = 1024;
   options.kv_cache_mib = 25;
-  Road road(options);
-  expect_same(road.run(32));
-  EXPECT_GT(road.stats().num_preemptions, 10);
+  expect_same_under_preemption(options);
 }
 
 }  // namespace

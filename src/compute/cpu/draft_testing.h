@@ -205,6 +205,14 @@ class StateWorld {
     int32_t start;
     int32_t length;
   };
+  // Two sequences of 150 and 70 tokens, and padding, fed in steps of any sizes.
+  static std::vector<std::vector<Run>> steps_over_pages() {
+    return {{{0, 0, 10}, {1, 0, 1}},
+            {{1, 1, 63}, {0, 10, 54}},
+            {{0, 64, 1}, {1, 64, 6}},
+            {{-1, 0, 2}, {0, 65, 64}},
+            {{0, 129, 21}}};
+  }
   struct Tokens {
     Ints slots, positions;
     int64_t num_tokens() const { return static_cast<int64_t>(slots.values.size()); }

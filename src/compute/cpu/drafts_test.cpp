@@ -239,7 +239,6 @@ TEST(ShiftStates, AcrossStepsAndPages) {
   StateWorld world(/*num_slots=*/2, /*num_pages=*/6, kWidth, kLevels);
   CpuBackend backend({.num_threads = 1});
   for (const int64_t level : {0, 1}) {
-    // Sequences of 150 and 70 tokens, fed in steps of any sizes; the state of token t is {t, ...}.
     const auto feed = [&](const std::vector<StateWorld::Run>& runs) {
       const StateWorld::Tokens tokens = world.tokens(runs);
       Matrix out(tokens.num_tokens(), kWidth);
@@ -253,11 +252,7 @@ TEST(ShiftStates, AcrossStepsAndPages) {
         }
       }
     };
-    feed({{0, 0, 10}, {1, 0, 1}});
-    feed({{1, 1, 63}, {0, 10, 54}});
-    feed({{0, 64, 1}, {1, 64, 6}});
-    feed({{-1, 0, 2}, {0, 65, 64}});
-    feed({{0, 129, 21}});
+    for (const auto& runs : StateWorld::steps_over_pages()) feed(runs);
   }
 }
 

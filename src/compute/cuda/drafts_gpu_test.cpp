@@ -284,11 +284,7 @@ TEST_F(DraftsGpuTest, ShiftAndKeepStates) {
           }
         }
       };
-      feed({{0, 0, 10}, {1, 0, 1}});
-      feed({{1, 1, 63}, {0, 10, 54}});
-      feed({{0, 64, 1}, {1, 64, 6}});
-      feed({{-1, 0, 2}, {0, 65, 64}});
-      feed({{0, 129, 21}});
+      for (const auto& runs : StateWorld::steps_over_pages()) feed(runs);
     }
   }
 }

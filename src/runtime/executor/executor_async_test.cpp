@@ -6,9 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "runtime/executor/deferred_backend_testing.h"
-#include "runtime/executor/executor.h"
-#include "runtime/executor/executor_testing.h"
+#include "runtime/executor/executor_fixture_testing.h"
 #include "runtime/executor/plan_testing.h"
 
 namespace deepflight {
@@ -16,33 +14,14 @@ namespace {
 
 using Plan = TestPlan;
 
-ExecutorConfig small_config() {
-  ExecutorConfig config;
-  config.num_pages = 24;
-  config.max_num_slots = 4;
-  config.max_batched_tokens = 256;
-  config.max_pages_per_slot = 5;
-  return config;
-}
-
 ExecutorConfig graph_config(std::vector<int32_t> sizes = {1, 2, 8}) {
-  ExecutorConfig config = small_config();
+  ExecutorConfig config = small_executor_config();
   config.decode_batch_sizes = std::move(sizes);
   return config;
 }
 
-class ExecutorAsyncTest : public ::testing::Test {
+class ExecutorAsyncTest : public DeferredExecutorTest {
  protected:
-  static void SetUpTestSuite() { model_ = new TinyModel; }
-  static void TearDownTestSuite() { delete model_; }
-
-  std::unique_ptr<Executor> make(const ExecutorConfig& config) {
-    return std::make_unique<Executor>(config, model_->config, model_->weights, device_);
-  }
-  static StepResult run(Executor& executor, StepPlan plan) {
-    executor.launch(std::move(plan));
-    return executor.collect();
-  }
   // Three sequences, prefilled, then `num_steps` decode steps two in flight.
   static std::vector<Tokens> three_sequences(Executor& executor, int num_steps, int padded,
                                              const std::shared_ptr<SamplingParams>& sampling) {
@@ -74,15 +53,11 @@ class ExecutorAsyncTest : public ::testing::Test {
     sampling->frequency_penalty = 0.4f;
     return sampling;
   }
-
-  static TinyModel* model_;
-  DeferredBackend device_{model_->backend};
 };
-TinyModel* ExecutorAsyncTest::model_ = nullptr;
 
 TEST_F(ExecutorAsyncTest, CapturedStepsGiveTheSameTokens) {
   for (const auto& sampling : {greedy(), drawn()}) {
-    Executor plain(small_config(), model_->config, model_->weights, model_->backend);
+    Executor plain(small_executor_config(), model_->config, model_->weights, model_->backend);
     const auto want = three_sequences(plain, 30, 3, sampling);
     EXPECT_EQ(plain.stats().num_graph_steps, 0);
     for (const int padded : {3, 4, 8}) {
@@ -94,7 +69,8 @@ TEST_F(ExecutorAsyncTest, CapturedStepsGiveTheSameTokens) {
       EXPECT_EQ(captured->stats().num_graph_steps, 30);
       EXPECT_EQ(captured->stats().num_steps, 31);
     }
-    EXPECT_EQ(three_sequences(*make(small_config()), 30, 0, sampling), want);  // eager, deferred
+    EXPECT_EQ(three_sequences(*make(small_executor_config()), 30, 0, sampling),
+              want);  // eager, deferred
   }
 }
 
@@ -195,11 +171,11 @@ TEST_F(ExecutorAsyncTest, DeltasInRounds) {
   for (int i = 0; i < 90; ++i) fancy->logit_bias.emplace_back(i, 0.1f * static_cast<float>(i % 7));
   while (fancy->logit_bias.size() < kMaxLogitBiases) fancy->logit_bias.emplace_back(95, 0.01f);
 
-  Executor plain(small_config(), model_->config, model_->weights, model_->backend);
+  Executor plain(small_executor_config(), model_->config, model_->weights, model_->backend);
   const auto want = three_sequences(plain, 10, 0, fancy);
-  EXPECT_EQ(three_sequences(*make(small_config()), 10, 0, fancy), want);
+  EXPECT_EQ(three_sequences(*make(small_executor_config()), 10, 0, fancy), want);
   EXPECT_EQ(device_.num_delta_rounds, 1);
-  ExecutorConfig cramped = small_config();
+  ExecutorConfig cramped = small_executor_config();
   cramped.delta_block_bytes = 1;
   device_.num_delta_rounds = 0;
   EXPECT_EQ(three_sequences(*make(cramped), 10, 0, fancy), want);
@@ -253,7 +229,7 @@ TEST_F(ExecutorAsyncTest, ThePoolTakesWhatIsLeft) {
   // Trial steps have left nothing, and no later step takes more.
   EXPECT_EQ(executor->stats().num_steps, 0);
   const auto got = three_sequences(*executor, 20, 4, drawn());
-  Executor plain(small_config(), model_->config, model_->weights, model_->backend);
+  Executor plain(small_executor_config(), model_->config, model_->weights, model_->backend);
   EXPECT_EQ(got, three_sequences(plain, 20, 0, drawn()));
   run(*executor, Plan()
                      .retire(0)
@@ -299,12 +275,12 @@ TEST_F(ExecutorAsyncTest, FixedAndCappedPools) {
   EXPECT_EQ(make(config)->memory().num_pages, 50);
   config.memory_limit_bytes = 10'000'000 + 100;
   EXPECT_THROW(make(config), ExecutorMemoryError);
-  EXPECT_EQ(make(small_config())->memory().num_pages, 24);
+  EXPECT_EQ(make(small_executor_config())->memory().num_pages, 24);
   // The real one: warm-up on the CPU backend.
   config = graph_config();
   config.warm_up = true;
   Executor executor(config, model_->config, model_->weights, model_->backend);
-  Executor plain(small_config(), model_->config, model_->weights, model_->backend);
+  Executor plain(small_executor_config(), model_->config, model_->weights, model_->backend);
   EXPECT_EQ(three_sequences(executor, 9, 8, greedy()), three_sequences(plain, 9, 0, greedy()));
 }
 

@@ -2,9 +2,7 @@
 // steps on a device that runs late, in rounds, and refused where they do not fit.
 #include <gtest/gtest.h>
 
-#include "runtime/executor/deferred_backend_testing.h"
-#include "runtime/executor/executor.h"
-#include "runtime/executor/executor_testing.h"
+#include "runtime/executor/executor_fixture_testing.h"
 #include "runtime/executor/plan_testing.h"
 
 namespace deepflight {
@@ -13,11 +11,7 @@ namespace {
 constexpr int32_t kVocab = 96;
 
 ExecutorConfig small_config() {
-  ExecutorConfig config;
-  config.num_pages = 24;
-  config.max_num_slots = 4;
-  config.max_batched_tokens = 256;
-  config.max_pages_per_slot = 5;
+  ExecutorConfig config = small_executor_config();
   config.decode_batch_sizes = {1, 2, 4};
   return config;
 }
@@ -41,18 +35,8 @@ struct MaskedPlan : TestPlan {
 
 constexpr MaskStart kNow{.kind = MaskStart::Kind::kNow};
 
-class ExecutorMaskTest : public ::testing::Test {
+class ExecutorMaskTest : public DeferredExecutorTest {
  protected:
-  static void SetUpTestSuite() { model_ = new TinyModel; }
-  static void TearDownTestSuite() { delete model_; }
-
-  std::unique_ptr<Executor> make(const ExecutorConfig& config) {
-    return std::make_unique<Executor>(config, model_->config, model_->weights, device_);
-  }
-  static StepResult run(Executor& executor, StepPlan plan) {
-    executor.launch(std::move(plan));
-    return executor.collect();
-  }
   static TestPlan two_sequences() {
     return TestPlan()
         .admit(0, numbered_prompt(10, 1), {3})
@@ -71,11 +55,7 @@ class ExecutorMaskTest : public ::testing::Test {
     }
     return outputs;
   }
-
-  static TinyModel* model_;
-  DeferredBackend device_{model_->backend};
 };
-TinyModel* ExecutorMaskTest::model_ = nullptr;
 
 TEST_F(ExecutorMaskTest, HoldTheirRowsAndNoOthers) {
   const auto free = free_outputs();

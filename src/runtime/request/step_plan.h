@@ -56,7 +56,6 @@ struct PageGrant {
 // A slot that feeds its last token (and its drafts) and samples; 1 + draft_len query tokens.
 struct DecodeRow {
   SlotId slot = 0;
-  bool takes_drafts = true;  // false: it accepts one token however many are drafted
 };
 
 // How a chunk's tokens attend. A token takes the same road whenever it is computed, so that output

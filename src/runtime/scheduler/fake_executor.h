@@ -79,8 +79,8 @@ class FakeExecutor {
     for (const DecodeRow& row : plan.decode_rows) {
       RowResult& out = result.rows.emplace_back();
       out.slot = row.slot;
-      out.num_drafts = row.takes_drafts ? plan.draft_len : 0;
-      out.tokens = decode(row, plan.draft_len, plan.next_draft_len);
+      out.num_drafts = slots_[row.slot].has_mask() ? 0 : plan.draft_len;
+      out.tokens = decode(row.slot, plan.draft_len, plan.next_draft_len);
     }
     for (const PrefillChunk& chunk : plan.prefill_chunks) {
       std::vector<int32_t> tokens = prefill(chunk);
@@ -98,7 +98,7 @@ class FakeExecutor {
     if (progress > 0) apply_deltas(plan);
     if (progress > 1) {
       for (size_t i = 0; i < plan.decode_rows.size() / 2; ++i) {
-        decode(plan.decode_rows[i], plan.draft_len, plan.next_draft_len);
+        decode(plan.decode_rows[i].slot, plan.draft_len, plan.next_draft_len);
       }
       for (size_t i = 0; i < plan.prefill_chunks.size() / 2; ++i) prefill(plan.prefill_chunks[i]);
     }
@@ -142,6 +142,8 @@ class FakeExecutor {
     MaskStart mask_start;
     SharedTokenMask mask;
     int32_t last_sampled = -1;
+
+    bool has_mask() const { return mask_start.kind != MaskStart::Kind::kNever; }  // no drafts then
   };
   struct InFlight {
     StepPlan plan;
@@ -248,14 +250,14 @@ class FakeExecutor {
     return slot.last_sampled;
   }
 
-  std::vector<int32_t> decode(const DecodeRow& row, int32_t draft_len, int32_t next_draft_len) {
-    Slot& slot = slots_[row.slot];
+  std::vector<int32_t> decode(SlotId slot_id, int32_t draft_len, int32_t next_draft_len) {
+    Slot& slot = slots_[slot_id];
     if (slot.broken) return {1};
     const auto fed = static_cast<int32_t>(slot.tokens.size()) - 1;
     CHECK(slot.num_kv == fed, slot.num_kv, fed);
     FakeModel model = read(slot);
     const int32_t num_accepted =
-        row.takes_drafts ? 1 + static_cast<int32_t>(random_() % (draft_len + 1)) : 1;
+        slot.has_mask() ? 1 : 1 + static_cast<int32_t>(random_() % (draft_len + 1));
     for (int32_t i = 0; i <= draft_len; ++i) {
       const bool accepted = i < num_accepted;
       write(slot, fed + i, accepted ? slot.tokens.back() : -2);

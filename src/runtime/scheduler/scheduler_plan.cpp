@@ -55,11 +55,11 @@ void Scheduler::plan_decode_rows(StepBuilder* builder) {
       ++num_stalled_rows_;
       continue;
     }
-    const bool takes_drafts = !sequence->constraint;
     if (sequence->constraint) update_mask(sequence, builder);
-    builder->plan.decode_rows.push_back({sequence->slot, takes_drafts});
+    builder->plan.decode_rows.push_back({sequence->slot});
     builder->budget -= max_new_tokens;
-    add_work({.sequence = sequence, .max_new_tokens = takes_drafts ? max_new_tokens : 1}, builder);
+    add_work({.sequence = sequence, .max_new_tokens = sequence->constraint ? 1 : max_new_tokens},
+             builder);
   }
 }
 
