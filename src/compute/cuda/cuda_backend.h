@@ -74,6 +74,8 @@ class CudaBackend final : public Backend {
                      const TensorView& b_weight, float eps) override;
   void linear(const Rows& x, const LinearWeight& weight, const TensorView& out) override;
   void swiglu(const TensorView& gate_up, const Rows& out) override;
+  void linear_swiglu(const Rows& x, const LinearWeight& gate_up, const TensorView& scratch,
+                     const Rows& out) override;
   void gather_rows(const TensorView& x, const TensorView& row_idx, const TensorView& out) override;
 
   void rope(const TensorView& q_pe, const TensorView& positions, const RopeTable& table) override;

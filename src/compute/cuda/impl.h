@@ -63,10 +63,12 @@ struct CudaBackend::Impl {
   explicit Impl(const CudaBackendConfig& config)
       : config(config), uploader(config.upload_threads) {}
 
-  void note_use(const cuda::PackedMatrices& matrices, bool grouped);
-  // `x` with its FP8 form if `fp8` asks for one: its own, or made in the lane's scratch.
+  // For prepare_kernels(). `stacked`: what a group's matrix is made of.
+  void note_use(const cuda::PackedMatrices& matrices, const std::vector<StoredMatrix>& stacked,
+                bool grouped);
   // On the stream of copies; waits for it.
   void copy_beside(void* to, const void* from, int64_t size_bytes, cudaMemcpyKind kind);
+  // `x` with its FP8 form if `fp8` asks for one: its own, or made in the lane's scratch.
   Rows with_fp8(Lane& lane, const Rows& x, bool fp8);
   // The shared expert, on the side lane.
   void shared_expert(const Rows& x, const MlpWeights& weights, const TensorView& out);
@@ -74,6 +76,15 @@ struct CudaBackend::Impl {
   // out = x * weight^T by `matrices`, dense or (offsets not null) grouped.
   void multiply(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
                 const int32_t* offsets, const TensorView& out);
+  // The product and its activation by one kernel, or false. x has its FP8 form.
+  bool multiply_fused(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
+                      const int32_t* offsets, const Rows& activated);
+  // activated = swiglu(x * gate_up^T), in one kernel where that is faster: the same bits.
+  // `gate_up`: BF16 [rows, 2 * width], written only where it is not. `ops` names the two in the
+  // timeline.
+  void multiply_swiglu(Lane& lane, std::pair<const char*, const char*> ops, const Rows& x,
+                       const cuda::PackedMatrices& matrices, const int32_t* offsets,
+                       const TensorView& gate_up, const Rows& activated);
 
   const CudaBackendConfig config;
   Lane main;              // all ops

@@ -122,6 +122,29 @@ void expand(const Rows& x, const ExpertRows& order, int64_t topk, const Rows& ou
 
 }  // namespace
 
+void CudaBackend::Impl::multiply_swiglu(Lane& lane, std::pair<const char*, const char*> ops,
+                                        const Rows& x, const cuda::PackedMatrices& matrices,
+                                        const int32_t* offsets, const TensorView& gate_up,
+                                        const Rows& activated) {
+  {
+    const TimelineRange range(ops.first, gate_up.dim(1), x.dim(1));
+    const Rows input = with_fp8(lane, x, matrices.parts.front().fp8);
+    if (multiply_fused(lane, input, matrices, offsets, activated)) return;
+    multiply(lane, input, matrices, offsets, gate_up);
+  }
+  const TimelineRange range(ops.second);
+  cuda_quantize::swiglu(swiglu_problem(gate_up, activated), lane.stream.get());
+}
+
+void CudaBackend::linear_swiglu(const Rows& x, const LinearWeight& gate_up,
+                                const TensorView& scratch, const Rows& out) {
+  CHECK(x.dim(1) == gate_up.in_features && scratch.dim(1) == gate_up.out_features &&
+            scratch.dim(0) == x.dim(0) && 2 * out.dim(1) == scratch.dim(1),
+        x.values.to_string(), scratch.to_string(), gate_up.out_features);
+  impl_->multiply_swiglu(impl_->main, {"linear", "swiglu"}, x, cuda::packed_matrices(gate_up),
+                         nullptr, scratch, out);
+}
+
 void CudaBackend::swiglu(const TensorView& gate_up, const Rows& out) {
   const TimelineRange range("swiglu");
   CHECK(gate_up.dim(1) == 2 * out.dim(1) && gate_up.dim(0) == out.dim(0), gate_up.to_string(),
@@ -216,16 +239,9 @@ void CudaBackend::moe(const Rows& x, const MoeWeights& weights, const TensorView
              topk, buffers.expanded, stream);
     }
     const auto* offsets = buffers.order.offsets.data<int32_t>();
-    {
-      const TimelineRange range("experts", weights.gate_up.out_features,
-                                weights.gate_up.in_features);
-      impl_->multiply(main, buffers.expanded, cuda::packed_matrices(weights.gate_up), offsets,
-                      buffers.gate_up);
-    }
-    {
-      const TimelineRange range("swiglu");
-      cuda_quantize::swiglu(swiglu_problem(buffers.gate_up, buffers.activated), stream);
-    }
+    impl_->multiply_swiglu(main, {"experts", "swiglu"}, buffers.expanded,
+                           cuda::packed_matrices(weights.gate_up), offsets, buffers.gate_up,
+                           buffers.activated);
     {
       const TimelineRange range("experts", weights.down.out_features, weights.down.in_features);
       impl_->multiply(main, buffers.activated, cuda::packed_matrices(weights.down), offsets,
@@ -255,14 +271,8 @@ void CudaBackend::Impl::shared_expert(const Rows& x, const MlpWeights& weights,
   carve(measure);
   Carver carver(side.op.get(measure.used_bytes()));
   const auto [gate_up, activated] = carve(carver);
-  {
-    const TimelineRange range("shared_linear", 2 * width, x.dim(1));
-    multiply(side, x, cuda::packed_matrices(weights.gate_up), nullptr, gate_up);
-  }
-  {
-    const TimelineRange range("shared_swiglu");
-    cuda_quantize::swiglu(swiglu_problem(gate_up, activated), side.stream.get());
-  }
+  multiply_swiglu(side, {"shared_linear", "shared_swiglu"}, x,
+                  cuda::packed_matrices(weights.gate_up), nullptr, gate_up, activated);
   const TimelineRange range("shared_linear", out.dim(1), width);
   multiply(side, activated, cuda::packed_matrices(weights.down), nullptr, out);
 }

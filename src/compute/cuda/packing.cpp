@@ -150,14 +150,22 @@ class Packer {
 
 }  // namespace
 
-void CudaBackend::Impl::note_use(const cuda::PackedMatrices& matrices, bool grouped) {
+void CudaBackend::Impl::note_use(const cuda::PackedMatrices& matrices,
+                                 const std::vector<StoredMatrix>& stacked, bool grouped) {
+  // As gate and up are: the activation may come with the product.
+  const bool halves = stacked.size() == 2 && matrices.parts.size() == 1 &&
+                      stacked[0].values.dim(0) == stacked[1].values.dim(0) &&
+                      matrices.parts[0].n % 256 == 0;
   for (const auto& part : matrices.parts) {
     if (!part.fp8) continue;
     const int num_groups = grouped ? static_cast<int>(part.num_groups) : 0;
     const bool known = std::ranges::any_of(fp8_uses, [&](const Fp8GemmUse& use) {
-      return use.n == part.n && use.k == part.k && use.num_groups == num_groups;
+      return use.n == part.n && use.k == part.k && use.num_groups == num_groups &&
+             use.swiglu == halves;
     });
-    if (!known) fp8_uses.push_back({.n = part.n, .k = part.k, .num_groups = num_groups});
+    if (!known) {
+      fp8_uses.push_back({.n = part.n, .k = part.k, .num_groups = num_groups, .swiglu = halves});
+    }
   }
 }
 
@@ -174,7 +182,7 @@ LinearWeight CudaBackend::pack_linear(std::span<const StoredMatrix> parts) {
   const std::vector<StoredMatrix> group(parts.begin(), parts.end());
   auto packed = std::make_shared<cuda::PackedMatrices>(
       Packer(impl_->uploader, impl_->main.stream).pack({&group, 1}));
-  impl_->note_use(*packed, false);
+  impl_->note_use(*packed, group, false);
   LinearWeight weight;
   weight.fp8 = packed->parts[0].fp8;
   weight.in_features = packed->parts[0].k;
@@ -187,7 +195,7 @@ GroupedLinearWeight CudaBackend::pack_grouped_linear(
     std::span<const std::vector<StoredMatrix>> groups) {
   auto packed = std::make_shared<cuda::PackedMatrices>(
       Packer(impl_->uploader, impl_->main.stream).pack(groups));
-  impl_->note_use(*packed, true);
+  impl_->note_use(*packed, groups[0], true);
   GroupedLinearWeight weight;
   weight.num_groups = static_cast<int64_t>(groups.size());
   weight.fp8 = packed->parts[0].fp8;

@@ -11,14 +11,11 @@ namespace deepflight {
 namespace {
 
 Fp8GemmProblem fp8_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
-                           const int32_t* offsets, const TensorView& out) {
+                           const int32_t* offsets) {
   Fp8GemmProblem problem;
   problem.x = fp8_rows(x);
   problem.w = static_cast<const uint8_t*>(matrices.values.data());
   problem.w_scales = static_cast<const float*>(matrices.scales.data());
-  problem.out = out.raw();
-  problem.out_stride = out.stride(0);
-  problem.out_f32 = out.dtype() == DType::kF32;
   problem.m = x.dim(0);
   problem.n = matrices.n;
   problem.k = matrices.k;
@@ -91,13 +88,31 @@ void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMa
   for (const auto& part : matrices.parts) {
     const TensorView target = out.slice(1, part.out_begin, part.n);
     if (part.fp8) {
-      launch_fp8_gemm(fp8_problem(input, part, offsets, target), lane.stream.get());
+      Fp8GemmProblem problem = fp8_problem(input, part, offsets);
+      problem.out = target.raw();
+      problem.out_stride = target.stride(0);
+      problem.out_f32 = target.dtype() == DType::kF32;
+      launch_fp8_gemm(problem, lane.stream.get());
     } else if (offsets != nullptr) {
       launch_grouped_bf16(grouped_problem(input, part, offsets, target), lane.stream.get());
     } else {
       launch(lane, dense_problem(input, part, target));
     }
   }
+}
+
+bool CudaBackend::Impl::multiply_fused(Lane& lane, const Rows& x,
+                                       const cuda::PackedMatrices& matrices, const int32_t* offsets,
+                                       const Rows& activated) {
+  if (matrices.parts.size() != 1 || !matrices.parts[0].fp8 || !activated.fp8 || activated.values) {
+    return false;
+  }
+  if (x.dim(0) == 0) return true;
+  Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets);
+  problem.activated = fp8_rows(activated);
+  if (!fuses_fp8_swiglu(problem)) return false;
+  launch_fp8_gemm(problem, lane.stream.get());
+  return true;
 }
 
 }  // namespace deepflight

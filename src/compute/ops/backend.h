@@ -69,6 +69,12 @@ struct Rows {
     }
     return rows;
   }
+  // Not to be written in the activation dtype: `values` has its shape and no memory.
+  Rows fp8_only() const {
+    Rows rows = *this;
+    rows.values = TensorView(nullptr, values.dtype(), {values.dim(0), values.dim(1)});
+    return rows;
+  }
 };
 
 // Rotary embedding of the last rope_dim elements: theta_i per pair and a factor on cos and sin.

@@ -256,7 +256,8 @@ void Decoder::attention(const AttentionWeights& weights, int64_t kv_layer,
 void Decoder::mlp(const MlpWeights& weights, const Rows& x, const TensorView& out) {
   const int64_t intermediate = weights.down.in_features;
   const TensorView gate_up = workspace_.gate_up.first_rows(x.dim(0)).slice(1, 0, 2 * intermediate);
-  const Rows activated = workspace_.activated.first_rows(x.dim(0)).first_columns(intermediate);
+  Rows activated = workspace_.activated.first_rows(x.dim(0)).first_columns(intermediate);
+  if (weights.down.fp8 && activated.fp8) activated = activated.fp8_only();  // what down reads
   backend_.linear_swiglu(x, weights.gate_up, gate_up, activated);
   backend_.linear(activated, weights.down, out);
 }

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "compute/cuda/primitives/math.cuh"
+
 namespace deepflight::device {
 
 // Eight BF16 values, one 16-byte access.
@@ -33,21 +35,6 @@ __device__ inline void store8(__nv_bfloat16* destination, const float (&values)[
 // e4m3 with saturation, as f32_to_f8e4m3 on the host.
 __device__ inline unsigned char to_e4m3(float value) {
   return static_cast<unsigned char>(__nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3));
-}
-
-// Four values, lowest address first.
-__device__ inline unsigned int to_e4m3x4(float a, float b, float c, float d) {
-  const unsigned int low = __nv_cvt_float2_to_fp8x2(make_float2(a, b), __NV_SATFINITE, __NV_E4M3);
-  const unsigned int high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
-  return low | (high << 16);
-}
-
-// Scale of a block whose largest magnitude is `largest`, and the factor on its values before they
-// are rounded: the arithmetic of round_to_f8e4m3_block. A block of zeros has scale 0. The bound on
-// the factor keeps blocks of almost nothing (under 2e-36) from 0 * infinity.
-__device__ inline float e4m3_block_scale(float largest) { return __fdiv_rn(largest, 448.0f); }
-__device__ inline float e4m3_block_factor(float largest) {
-  return fminf(__fdiv_rn(448.0f, largest), 3.402823466e+38f);
 }
 
 __device__ inline float2 from_e4m3x2(unsigned short bits) {

@@ -91,7 +91,8 @@ class Operands {
     x_scales_ = repeated(Fp8Rows::scale_stride_of(shape.m) * k_blocks(), scales);
     w_ = repeated(copies_ * groups_ * shape.n * shape.k, values);
     w_scales_ = repeated(groups_ * ((shape.n + 127) / 128) * k_blocks(), scales);
-    out_ = allocate_device(shape.m * shape.n * (shape.out_f32 ? 4 : 2));
+    out_ = allocate_device(shape.m * shape.n * (shape.out_f32 ? 4 : 2));  // or what swiglu leaves
+    if (shape.swiglu) out_scales_ = allocate_device(shape.n / 256 * scale_stride() * 4);
     if (shape.num_groups > 0) {
       const auto offsets = random_offsets(shape.m, shape.num_groups);
       offsets_ = repeated(static_cast<int64_t>(offsets.size()), offsets);
@@ -119,6 +120,7 @@ class Operands {
   static int64_t copies_of(const Shape& shape) {
     return kPastL2 / (std::max(shape.num_groups, 1) * shape.n * shape.k) + 1;
   }
+  int64_t scale_stride() const { return Fp8Rows::scale_stride_of(shape_.m); }
   int64_t k_blocks() const { return (shape_.k + 127) / 128; }
 
   Fp8GemmProblem problem(int64_t copy) const {
@@ -130,6 +132,10 @@ class Operands {
     p.out = out_.data();
     p.out_stride = shape_.n;
     p.out_f32 = shape_.out_f32;
+    if (shape_.swiglu) {
+      p.activated = {static_cast<uint8_t*>(out_.data()), shape_.n / 2,
+                     static_cast<float*>(out_scales_.data()), scale_stride()};
+    }
     p.m = shape_.m, p.n = shape_.n, p.k = shape_.k;
     p.num_groups = shape_.num_groups;
     p.offsets = static_cast<const int32_t*>(offsets_.data());
@@ -139,7 +145,7 @@ class Operands {
 
   Shape shape_;
   int64_t groups_, copies_;
-  Buffer x_, x_scales_, w_, w_scales_, out_, offsets_;
+  Buffer x_, x_scales_, w_, w_scales_, out_, out_scales_, offsets_;
 };
 
 std::vector<Config> likely_candidates(const Shape& shape) {
@@ -245,11 +251,15 @@ void autotune_fp8_gemm(
   for (const Fp8GemmUse& use : uses) {
     for (const int64_t m : row_steps(use.max_m)) {
       shapes.push_back({m, use.n, use.k, use.num_groups, use.out_f32});
+      Shape fused = shapes.back();
+      fused.swiglu = true;
+      if (use.swiglu && swiglu_pays(fused, current_machine())) shapes.push_back(fused);
     }
   }
   TunedTable table = tuned_table();
   for (const Shape& shape : shapes) {
-    const std::string what = fmt::format("{} x {} x {}", shape.m, shape.n, shape.k);
+    const std::string what =
+        fmt::format("{} x {} x {}{}", shape.m, shape.n, shape.k, shape.swiglu ? " swiglu" : "");
     if (Operands::bytes(shape) < free_device_bytes() - (int64_t{1} << 30)) {
       const TimedConfig best = time_candidates(shape).front();
       table.set(shape, best.config, best.us);

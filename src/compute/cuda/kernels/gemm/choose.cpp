@@ -1,4 +1,4 @@
-// The cost model: for each configuration the time of products, of L2 and of memory; the least wins.
+// The cost model: for each variant the time of products, of L2 and of memory; the least wins.
 // Its constants are fitted, see README.md.
 #include "compute/cuda/kernels/gemm/choose.h"
 
@@ -13,35 +13,109 @@
 namespace deepflight::gemm_fp8 {
 namespace {
 
-// Constants of the model, fitted to the times of all configurations at the shapes of R1 on an H100.
-// They rank configurations; taken one by one they are no rates of the hardware, since the largest
-// of the three parts of a time and a share of all three are added up.
+// Constants of the model, fitted to the times of all variants at 202 shapes on an H100. They rank
+// variants; taken one by one they are no rates of the hardware.
 constexpr double kCyclesPerUs = 1830;  // of an SM
-constexpr double kDramShare = 1.09;    // of the nominal bandwidth
-constexpr double kL2BytesPerUs = 18.8e6;
-constexpr double kShareOfAll = 0.135;
-constexpr double kLaunchUs = 0.64;
-constexpr double kTwoBlocksUs = 0.04;  // two blocks on an SM to start
-constexpr double kSplitUs = 1.11;      // barriers and exchange of a cluster, and for each block
-constexpr double kSplitBlockUs = 0.258;
-constexpr double kBlockCycles = 147;    // a block of k, pipelined: what is beside the products
-constexpr double kTurnCycles = 223;     // the same, one product at a time
-constexpr double kScaleColumns = 2.46;  // cycles of scaling for each column of the right operand,
-constexpr double kScaleRows = 1.26;     // scales along its columns, or along rows
-constexpr double kTwoScales = 1.61;     // two scales, and where they part not known ahead
-constexpr double kTileCycles = 2432;    // between tiles
-constexpr double kStagedTileCycles = 329;  // the same where out is staged
-constexpr double kStagedColumnCycles = 0.87;
-constexpr double kBusyShare = 0.128;      // of SMs that it takes to draw the full bandwidth
-constexpr double kMulticastSlows = 1.06;  // streams, since blocks wait for each other
-constexpr double kUnevenWaves = 1.01;     // of groups that differ in size
+constexpr double kDramShare = 0.938;   // of the nominal bandwidth
+constexpr double kBusyShare = 0.181;   // of SMs that it takes to draw it
+constexpr double kL2BytesPerUs = 12.5e6;
+constexpr double kTogether = 2.94;  // exponent: parts of a time that overlap, and not quite
+constexpr double kDramBeside = 0.0184;
+constexpr double kLaunchUs = 1.364;
+constexpr double kSplitUs = 0.5025;  // barriers and exchange of a cluster, and for each block
+constexpr double kSplitBlockUs = 0.2392;
+constexpr double kTileColumnCycles = 15.44;  // between tiles, for each column of a warpgroup's sums
+constexpr double kStagedColumnCycles = 9.73;  // the same where out is staged
+constexpr double kUnevenWaves = 1.16;         // of groups that differ in size
+
+// The kernels that are weighed: all others of the family were never the fastest, or by less than
+// 3 % at one shape in 202. Cycles: of one block of k of a tile, with everything that the products
+// wait for.
+struct Variant {
+  bool swapped = false;
+  int rows = 0;
+  int columns = 0;
+  int share_x = 1;  // blocks of a cluster with columns of their own
+  int share_w = 1;  // with rows of their own
+  int split_k = 1;
+  int blocks_per_sm = 1;
+  bool staged = false;
+  bool swiglu = false;
+  double cycles = 0;
+
+  constexpr Config config() const {
+    Config config;
+    config.swapped = swapped;
+    config.rows = rows;
+    config.columns = columns;
+    config.warpgroups = (swapped ? columns : rows) == 64 && !swiglu ? 1 : 2;
+    config.multicast = share_x * share_w;
+    config.shared_w = share_w > 1;
+    config.split_k = split_k;
+    config.blocks_per_sm = blocks_per_sm;
+    config.staged = staged;
+    config.swiglu = swiglu;
+    return config;
+  }
+};
+
+constexpr Variant kVariants[] = {
+    {.swapped = true, .rows = 16, .columns = 64, .cycles = 190},
+    {.swapped = true, .rows = 16, .columns = 64, .blocks_per_sm = 2, .cycles = 222},
+    {.swapped = true, .rows = 16, .columns = 64, .split_k = 2, .cycles = 286},
+    {.swapped = true, .rows = 16, .columns = 64, .split_k = 4, .blocks_per_sm = 2, .cycles = 377},
+    {.swapped = true, .rows = 16, .columns = 64, .split_k = 8, .cycles = 320},
+    {.swapped = true, .rows = 32, .columns = 64, .split_k = 2, .cycles = 248},
+    {.swapped = true, .rows = 32, .columns = 64, .split_k = 2, .blocks_per_sm = 2, .cycles = 135},
+    {.swapped = true, .rows = 32, .columns = 64, .split_k = 4, .blocks_per_sm = 2, .cycles = 120},
+    {.swapped = true, .rows = 48, .columns = 64, .split_k = 2, .blocks_per_sm = 2, .cycles = 260},
+    {.swapped = true, .rows = 64, .columns = 64, .split_k = 2, .cycles = 356},
+    {.swapped = true, .rows = 64, .columns = 64, .split_k = 8, .cycles = 244},
+    {.swapped = true, .rows = 96, .columns = 64, .cycles = 290},
+    {.rows = 64, .columns = 32, .cycles = 161},
+    {.rows = 64, .columns = 48, .cycles = 243},
+    {.rows = 64, .columns = 64, .share_x = 2, .staged = true, .cycles = 281},
+    {.rows = 64, .columns = 64, .share_x = 4, .cycles = 249},
+    {.rows = 64, .columns = 64, .staged = true, .cycles = 234},
+    {.rows = 64, .columns = 96, .share_x = 2, .cycles = 325},
+    {.rows = 64, .columns = 128, .share_x = 2, .staged = true, .cycles = 368},
+    {.rows = 64, .columns = 128, .staged = true, .cycles = 322},
+    {.rows = 128, .columns = 32, .share_w = 2, .cycles = 120},
+    {.rows = 128, .columns = 64, .share_x = 2, .staged = true, .cycles = 349},
+    {.rows = 128, .columns = 64, .share_w = 2, .cycles = 246},
+    {.rows = 128, .columns = 64, .share_w = 2, .staged = true, .cycles = 276},
+    {.rows = 128, .columns = 96, .cycles = 357},
+    {.rows = 128, .columns = 96, .share_w = 2, .cycles = 424},
+    {.rows = 128, .columns = 128, .cycles = 514},
+    {.rows = 128, .columns = 128, .share_x = 2, .cycles = 554},
+    {.rows = 128, .columns = 128, .share_x = 2, .staged = true, .cycles = 629},
+    {.rows = 128, .columns = 128, .share_w = 2, .cycles = 554},
+    {.rows = 128, .columns = 128, .share_w = 2, .staged = true, .cycles = 577},
+    {.rows = 128, .columns = 128, .staged = true, .cycles = 535},
+    {.rows = 128, .columns = 160, .share_w = 2, .cycles = 684},
+    {.rows = 128, .columns = 192, .cycles = 759},
+    {.rows = 128, .columns = 192, .share_x = 2, .cycles = 835},
+    {.rows = 128, .columns = 192, .share_x = 2, .staged = true, .cycles = 904},
+    {.rows = 128, .columns = 192, .share_w = 2, .cycles = 803},
+    {.rows = 128, .columns = 192, .share_w = 2, .staged = true, .cycles = 852},
+    {.rows = 128, .columns = 192, .staged = true, .cycles = 806},
+    {.rows = 256, .columns = 64, .cycles = 536},
+    {.rows = 256, .columns = 128, .cycles = 1077},
+    {.rows = 256, .columns = 128, .share_x = 2, .staged = true, .cycles = 1264},
+    {.rows = 64, .columns = 256, .swiglu = true, .cycles = 540},
+    {.rows = 64, .columns = 256, .share_x = 2, .swiglu = true, .cycles = 590},
+    {.rows = 64, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 620},
+    {.rows = 128, .columns = 256, .swiglu = true, .cycles = 1100},
+    {.rows = 128, .columns = 256, .share_x = 2, .swiglu = true, .cycles = 1200},
+    {.rows = 128, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 1220},
+};
 
 // Clusters lie within a GPC, whose SMs do not divide evenly: the share of the SMs that they fill.
 double cluster_share(const Config& config) {
   if (config.cluster() <= 2) return 1.0;
-  if (config.multicast == 4) return 0.678;
-  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.589 : 0.854;
-  return config.blocks_per_sm == 1 ? 0.6 : 0.586;
+  if (config.multicast == 4) return 0.863;
+  if (config.cluster() == 4) return config.blocks_per_sm == 1 ? 0.808 : 0.86;
+  return config.blocks_per_sm == 1 ? 0.502 : 0.583;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -75,18 +149,32 @@ double row_tiles(const Shape& shape, int step) {
   return tiles * occupied * shape.num_groups;
 }
 
+// Of a config that came from kVariants.
+double cycles_of(const Config& config) {
+  for (const Variant& variant : kVariants) {
+    Config other = variant.config();
+    other.grouped = config.grouped;
+    other.out_f32 = config.out_f32;
+    other.stages = config.stages;
+    if (other == config) return variant.cycles;
+  }
+  CHECK(false, to_string(config));
+  return 0;
+}
+
 // Cycles of one block of k of one tile, on an SM that has blocks_per_sm of them at a time.
-double step_cycles(const Config& config) {
-  const double products = 2.0 * std::max(config.right(), 16);  // m64 n k128
-  const double scaling =
-      config.right() * (config.swapped ? kScaleColumns : kScaleRows) *
-      (config.column_scales() == 2 && config.columns % 32 != 0 ? kTwoScales : 1.0);
-  const double serial = config.pipelined() ? std::max(products, scaling) + kBlockCycles
-                                           : config.repeats() * (products + scaling + kTurnCycles);
+double block_cycles(const Config& config) {
+  const double alone = cycles_of(config);
+  if (config.blocks_per_sm == 1) return alone;
+  const double tensor = config.repeats() * config.warpgroups * 2.0 * std::max(config.right(), 16);
   const double read = config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK;
   const double shared = (read + config.x_bytes() + config.w_bytes()) / 128.0;
-  const double tensor = config.repeats() * config.warpgroups * products;
-  return std::max(serial, config.blocks_per_sm * std::max(tensor, shared));
+  return std::max(alone, config.blocks_per_sm * std::max(tensor, shared));
+}
+
+double tile_cycles(const Config& config) {
+  return config.right() * config.repeats() *
+         (config.staged ? kStagedColumnCycles : kTileColumnCycles);
 }
 
 }  // namespace
@@ -107,59 +195,19 @@ std::vector<int64_t> row_steps(int64_t max_m) {
 
 std::vector<Config> candidates(const Shape& shape) {
   std::vector<Config> found;
-  const auto add = [&](Config config) {
-    config.grouped = shape.num_groups > 0;
+  const int64_t k_blocks = ceil_div(shape.k, kBlockK);
+  const bool grouped = shape.num_groups > 0;
+  const double rows_a_group = static_cast<double>(shape.m) / std::max(shape.num_groups, 1);
+  for (const Variant& variant : kVariants) {
+    if (variant.swiglu != shape.swiglu || (variant.staged && shape.out_f32)) continue;
+    if (variant.split_k > 1 && (grouped || k_blocks < 4 * variant.split_k)) continue;
+    if (grouped && variant.columns < 64) continue;
+    if (variant.share_w > 1 && rows_a_group <= variant.rows) continue;
+    Config config = variant.config();
+    config.grouped = grouped;
     config.out_f32 = shape.out_f32;
     config = with_stages(config);
     if (fits(config)) found.push_back(config);
-  };
-  const int64_t k_blocks = ceil_div(shape.k, kBlockK);
-  for (const int rows : {16, 32, 48, 64, 96, 128, 160, 192}) {
-    for (const int columns : {64, 128}) {
-      for (const int split : {1, 2, 4, 8}) {
-        if (split > 1 && (shape.num_groups > 0 || k_blocks < 4 * split || rows > 128)) continue;
-        for (const int blocks : {1, 2}) {
-          if (blocks == 2 && (rows > 64 || (shape.num_groups > 0 && columns == 128))) {
-            continue;  // registers
-          }
-          Config config;
-          config.swapped = true;
-          config.rows = rows;
-          config.columns = columns;
-          config.warpgroups = columns / 64;
-          config.split_k = split;
-          config.blocks_per_sm = blocks;
-          add(config);
-        }
-      }
-    }
-  }
-  const double rows_a_group = static_cast<double>(shape.m) / std::max(shape.num_groups, 1);
-  for (const int rows : {64, 128, 256}) {
-    if (rows == 64 && rows_a_group > 192) continue;
-    for (const int columns : {16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192}) {
-      if (columns > (rows == 128 ? 192 : 128)) {
-        continue;  // registers
-      }
-      const bool narrow = columns < 64 || columns == 80 || columns == 112;
-      if (narrow && (shape.num_groups > 0 || rows_a_group > 320 || rows == 256)) continue;
-      for (const auto& [multicast, shared_w] :
-           {std::pair(1, false), {2, false}, {4, false}, {2, true}}) {
-        if (multicast == 4 && (columns > 64 || rows == 256)) continue;
-        if (shared_w && (rows == 64 || rows_a_group <= rows)) continue;
-        for (const bool staged : {false, true}) {
-          if (staged && (columns % 64 != 0 || shape.out_f32)) continue;
-          Config config;
-          config.rows = rows;
-          config.columns = columns;
-          config.warpgroups = rows == 64 ? 1 : 2;
-          config.multicast = multicast;
-          config.shared_w = shared_w;
-          config.staged = staged;
-          add(config);
-        }
-      }
-    }
   }
   return found;
 }
@@ -178,11 +226,10 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
       std::floor(machine.num_sms * cluster_share(config) * config.blocks_per_sm / config.cluster());
   const double waves =
       shape.num_groups > 0 ? units / slots + kUnevenWaves : std::ceil(units / slots);
-  const double tile_cycles =
-      config.staged ? kStagedTileCycles + kStagedColumnCycles * config.right() : kTileCycles;
-  const double math = waves * (part * step_cycles(config) * products + tile_cycles) / kCyclesPerUs;
+  const double math =
+      waves * (part * block_cycles(config) * products + tile_cycles(config)) / kCyclesPerUs;
 
-  const double out_bytes = m * n * (shape.out_f32 ? 4 : 2);
+  const double out_bytes = m * n * (shape.swiglu ? 0.5 : shape.out_f32 ? 4 : 2);
   const double w_bytes = config.w_bytes(), x_bytes = config.x_bytes() * products;
   const double step_bytes =
       config.shared_w ? w_bytes / config.multicast + x_bytes : w_bytes + x_bytes / config.multicast;
@@ -193,13 +240,30 @@ double estimated_us(const Config& config, const Shape& shape, const Machine& mac
     weights *= shape.num_groups * (1 - std::exp(-m / shape.num_groups));
   }
   const double busy = std::min(1.0, units * config.cluster() / (kBusyShare * machine.num_sms));
-  const double dram = (weights + m * k + out_bytes) /
-                      (kDramShare * machine.dram_bytes_per_us * busy) *
-                      (config.multicast > 1 ? kMulticastSlows : 1.0);
+  const double dram =
+      (weights + m * k + out_bytes) / (kDramShare * machine.dram_bytes_per_us * busy);
 
-  return kLaunchUs + (config.blocks_per_sm == 2 ? kTwoBlocksUs : 0.0) +
-         (config.split_k > 1 ? kSplitUs + kSplitBlockUs * config.split_k : 0.0) +
-         std::max({math, l2, dram}) + kShareOfAll * (math + l2 + dram);
+  const double split = config.split_k == 1 ? 0.0 : kSplitUs + kSplitBlockUs * config.split_k;
+  return kLaunchUs + split +
+         std::pow(std::pow(math, kTogether) + std::pow(l2, kTogether) + std::pow(dram, kTogether),
+                  1 / kTogether) +
+         kDramBeside * dram;
+}
+
+double swiglu_us(const Shape& shape, const Machine& machine) {
+  const double elements = static_cast<double>(shape.m) * static_cast<double>(shape.n);
+  // BF16 in, half as many bytes out, and what a small kernel takes.
+  return kLaunchUs + elements * 2.5 / (kDramShare * machine.dram_bytes_per_us);
+}
+
+bool swiglu_pays(const Shape& shape, const Machine& machine) {
+  Shape rounded = shape;
+  rounded.m = rounded_rows(shape.m);
+  const auto least_us = [&](bool swiglu) {
+    rounded.swiglu = swiglu;
+    return estimated_us(choose(rounded, machine), rounded, machine);
+  };
+  return least_us(true) < least_us(false) + swiglu_us(rounded, machine);
 }
 
 Config choose(const Shape& shape, const Machine& machine) {
@@ -242,6 +306,7 @@ std::string to_string(const Config& config) {
   if (config.split_k > 1) name += fmt::format("_k{}", config.split_k);
   if (config.blocks_per_sm > 1) name += fmt::format("_b{}", config.blocks_per_sm);
   if (config.staged) name += "_staged";
+  if (config.swiglu) name += "_swiglu";
   return name;
 }
 

@@ -15,6 +15,7 @@ struct Shape {
   int64_t k = 0;
   int num_groups = 0;  // 0: dense
   bool out_f32 = false;
+  bool swiglu = false;  // of the products' halves, quantised; see Fp8GemmProblem::activated
 };
 
 // What the model needs to know of the device.
@@ -30,7 +31,10 @@ std::vector<int64_t> row_steps(int64_t max_m);
 
 Config choose(const Shape& shape, const Machine& machine);
 
-// Microseconds, as the model has it.
+// Whether one kernel for the product and swiglu() should be faster than two. 256 divides n.
+bool swiglu_pays(const Shape& shape, const Machine& machine);
+
+// Microseconds, as the model has it. `config`: one of candidates().
 double estimated_us(const Config& config, const Shape& shape, const Machine& machine);
 
 // All that choose() weighs for a shape.

@@ -59,8 +59,21 @@ TEST(Choose, FewRowsTakeSmallTiles) {
   EXPECT_FALSE(choose({65536, 4096, 7168, 32}, {}).swapped);
 }
 
+TEST(Choose, ActivatesWithTheProductWhereTilesAreMany) {
+  EXPECT_TRUE(swiglu_pays({65536, 4096, 7168, 256, false, true}, {}));
+  EXPECT_TRUE(swiglu_pays({8192, 36864, 7168, 0, false, true}, {}));
+  EXPECT_FALSE(swiglu_pays({64, 4096, 7168, 0, false, true}, {}));  // 16 tiles for 132 SMs
+  for (const int64_t m : {1, 100, 8192}) {
+    const Config config = choose({m, 4096, 7168, 0, false, true}, {});
+    EXPECT_TRUE(config.swiglu);
+    EXPECT_EQ(config.columns, 256);
+    EXPECT_EQ(config.right(), 128);
+    EXPECT_LE(config.shared_bytes(), kSharedLimit);
+  }
+}
+
 TEST(Choose, FewColumnsAreSplitAlongK) {
-  EXPECT_GT(choose({64, 2112, 7168}, {}).split_k, 1);
+  EXPECT_GT(choose({8, 2112, 7168}, {}).split_k, 1);
   EXPECT_EQ(choose({64, 36864, 7168}, {}).split_k, 1);
 }
 

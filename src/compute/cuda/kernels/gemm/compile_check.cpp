@@ -22,9 +22,12 @@ std::vector<Config> chosen_configs() {
   const auto add_all = [&](int64_t n, int64_t k, int num_groups, int64_t max_m) {
     for (const int num_sms : {132}) {
       for (const int64_t m : row_steps(max_m)) {
-        const Config config = choose({m, n, k, num_groups, false}, {num_sms});
-        if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
-          configs.push_back(config);
+        for (const bool swiglu : {false, true}) {
+          if (swiglu && n % 256 != 0) continue;
+          const Config config = choose({m, n, k, num_groups, false, swiglu}, {num_sms});
+          if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+            configs.push_back(config);
+          }
         }
       }
     }
@@ -54,10 +57,12 @@ std::vector<Config> candidate_configs() {
   std::vector<Config> configs;
   for (const int64_t m : {64, 320}) {
     for (const int groups : {0, 32}) {
-      for (const Config& config :
-           candidates({m * std::max(groups, 1), 4096, 7168, groups, false})) {
-        if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
-          configs.push_back(config);
+      for (const bool swiglu : {false, true}) {
+        for (const Config& config :
+             candidates({m * std::max(groups, 1), 4096, 7168, groups, false, swiglu})) {
+          if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+            configs.push_back(config);
+          }
         }
       }
     }

@@ -24,12 +24,20 @@ struct Config {
   int split_k = 1;        // blocks of a cluster that share a tile, each with a part of k
   int blocks_per_sm = 1;
   bool staged = false;  // out passes through shared memory; BF16, not swapped, 64 divides columns
+  // The columns are 128 of gate and the same 128 of up, each warpgroup with 64 of both; what leaves
+  // is silu(gate) * up, quantised. Not swapped, 256 columns, two warpgroups.
+  bool swiglu = false;
 
   friend constexpr bool operator==(const Config&, const Config&) = default;
 
   constexpr int left() const { return swapped ? columns : rows; }  // operand of 64 rows a warpgroup
-  constexpr int right() const { return swapped ? rows : columns; }  // operand of 8 to 256
-  constexpr int repeats() const { return left() / (64 * warpgroups); }
+  constexpr int right() const {                                    // operand of 8 to 256
+    return swapped ? rows : swiglu ? columns / 2 : columns;
+  }
+  constexpr int left_warpgroups() const {
+    return swiglu ? 1 : warpgroups;
+  }  // with rows of their own
+  constexpr int repeats() const { return left() / (64 * left_warpgroups()); }
   // Whether a warpgroup's registers hold the products of two blocks of k beside the sums.
   constexpr bool pipelined() const {
     return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : warpgroups == 1 ? 64 : 32);
@@ -46,7 +54,9 @@ struct Config {
   constexpr int x_box_rows() const {
     return repeats() == 2 ? rows / 2 : shared_w ? rows : rows / multicast;
   }
-  constexpr int w_box_columns() const { return shared_w ? columns / multicast : columns; }
+  constexpr int w_box_columns() const {
+    return swiglu ? 64 : shared_w ? columns / multicast : columns;
+  }
 
   constexpr int x_bytes() const { return rows * kBlockK; }
   constexpr int w_bytes() const { return columns * kBlockK; }
@@ -55,7 +65,9 @@ struct Config {
   constexpr int stage_bytes() const {
     return x_bytes() + w_bytes() + x_scale_bytes() + w_scale_bytes() + 16;  // and two barriers
   }
-  constexpr int out_bytes() const { return staged ? rows * columns * 2 : 0; }
+  constexpr int out_bytes() const {
+    return swiglu ? 1024 : staged ? rows * columns * 2 : 0;  // swiglu: two times 2 x 64 magnitudes
+  }
   // Sums of a split tile, which take the stages' place; rows padded against bank conflicts.
   constexpr int partial_stride() const { return columns + 4; }
   constexpr int partial_bytes() const { return split_k > 1 ? rows * partial_stride() * 4 : 0; }

@@ -90,6 +90,10 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   params.w_scales = p.w_scales;
   params.out = p.out;
   params.out_stride = p.out_stride;
+  params.activated = p.activated.values;
+  params.activated_stride = p.activated.value_stride;
+  params.activated_scales = p.activated.scales;
+  params.activated_scale_stride = p.activated.scale_stride;
   params.offsets = p.offsets;
   params.m = static_cast<int32_t>(p.m);
   params.n = static_cast<int32_t>(p.n);
@@ -123,7 +127,9 @@ cudaKernel_t kernel_of(const Config& config) {
 
 }  // namespace
 
-Shape shape_of(const Fp8GemmProblem& p) { return {p.m, p.n, p.k, p.num_groups, p.out_f32}; }
+Shape shape_of(const Fp8GemmProblem& p) {
+  return {p.m, p.n, p.k, p.num_groups, p.out_f32, p.activated.values != nullptr};
+}
 
 Machine current_machine() {
   static std::mutex mutex;
@@ -151,12 +157,28 @@ bool fast_kernel_fits(const Fp8GemmProblem& p) {
   return DeviceInfo::current().compute_major == 9 && p.k % 16 == 0 && aligned(p.x.values, 16) &&
          p.x.value_stride % 16 == 0 && aligned(p.x.scales, 16) && p.x.scale_stride % 4 == 0 &&
          aligned(p.w, 16) && p.num_groups <= kMaxGroups && p.m < kMaxDim && p.n < kMaxDim &&
-         p.k < kMaxDim && (p.m / 8 + p.num_groups + 1) * (p.n / 32 + 1) < kMaxDim;
+         p.k < kMaxDim && (p.m / 8 + p.num_groups + 1) * (p.n / 32 + 1) < kMaxDim &&
+         (p.activated.values == nullptr || (p.n % 256 == 0 && aligned(p.activated.values, 16) &&
+                                            p.activated.value_stride % 16 == 0));
 }
 
 void prepare(const Config& config) { kernel_of(config); }
 
 namespace {
+
+// Weighing all configurations takes longer than launching one: a thread keeps what it decided.
+template <typename Decision, typename Decide>
+Decision kept(const Shape& shape, const Decide& decide) {
+  using Key = std::tuple<int, int64_t, int64_t, int64_t, int, bool, bool>;
+  thread_local std::map<Key, Decision> decisions;
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  const Key key(device, rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32,
+                shape.swiglu);
+  const auto found = decisions.find(key);
+  if (found != decisions.end()) return found->second;
+  return decisions.emplace(key, decide(shape)).first->second;
+}
 
 void launch(const Fp8GemmProblem& problem, const Config& config, cudaKernel_t kernel,
             cudaStream_t stream) {
@@ -177,23 +199,24 @@ void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream
 }
 
 void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream) {
-  // Weighing all configurations takes longer than launching one: a thread keeps what it chose.
   struct Chosen {
     Config config;
     cudaKernel_t kernel;
   };
-  using Key = std::tuple<int, int64_t, int64_t, int64_t, int, bool>;
-  thread_local std::map<Key, Chosen> chosen;
-  int device = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  const Key key(device, rounded_rows(problem.m), problem.n, problem.k, problem.num_groups,
-                problem.out_f32);
-  auto found = chosen.find(key);
-  if (found == chosen.end()) {
-    const Config config = chosen_config(shape_of(problem));
-    found = chosen.emplace(key, Chosen{config, kernel_of(config)}).first;
-  }
-  launch(problem, found->second.config, found->second.kernel, stream);
+  const Chosen chosen = kept<Chosen>(shape_of(problem), [](const Shape& shape) {
+    const Config config = chosen_config(shape);
+    return Chosen{config, kernel_of(config)};
+  });
+  launch(problem, chosen.config, chosen.kernel, stream);
+}
+
+bool fuses_swiglu(const Fp8GemmProblem& problem) {
+  struct Answer {
+    bool yes;
+  };
+  return fast_kernel_fits(problem) && kept<Answer>(shape_of(problem), [](const Shape& shape) {
+                                        return Answer{swiglu_pays(shape, current_machine())};
+                                      }).yes;
 }
 
 }  // namespace deepflight::gemm_fp8

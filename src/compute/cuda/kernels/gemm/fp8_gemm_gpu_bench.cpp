@@ -2,12 +2,14 @@
 // of each group; tools/compare/fp8_gemm.py makes one): checked against the generic kernel first,
 // weights rotated past the L2. With GEMM_TUNE=1 each shape is tuned first (autotune.h), and the
 // times of all that was tried go to the file GEMM_CSV. GEMM_CONFIG (a name as printed) takes the
-// choice away.
+// choice away; GEMM_REST_MS lets the GPU rest before each case.
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "compute/cuda/kernels/gemm/autotune.h"
 #include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
@@ -25,10 +27,17 @@ struct Case {
   std::vector<int32_t> rows;  // of each group
 };
 
+// Before each time, from GEMM_REST_MS: a GPU at its power limit slows down.
+std::chrono::milliseconds rest() {
+  const char* wanted = std::getenv("GEMM_REST_MS");
+  return std::chrono::milliseconds(wanted == nullptr ? 0 : std::atoi(wanted));
+}
+
 double time_us(const Operands& o, const DeviceArray<uint16_t>& out, int64_t copies,
                const Config& config) {
   const Shape shape = shape_of(o.problem(nullptr, o.n));
   const int launches = estimated_us(config, shape, current_machine()) > 150 ? 3 : 20;
+  std::this_thread::sleep_for(rest());
   return testing::median_us(launches, 5, [&](int i, cudaStream_t stream) {
     launch_fast(o.problem(out.data(), o.n, false, i % copies), config, stream);
   });

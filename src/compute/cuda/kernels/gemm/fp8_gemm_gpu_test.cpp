@@ -193,7 +193,9 @@ TEST(Fp8Gemm, NoRowsIsNoWork) {
 }
 
 TEST(Fp8Gemm, WarmUpCompilesWhatIsLaunched) {
-  const Fp8GemmUse uses[] = {{2112, 7168, 0, false, 128}, {4096, 7168, 32, false, 512}};
+  const Fp8GemmUse uses[] = {
+      {.n = 2112, .k = 7168, .max_m = 128},
+      {.n = 4096, .k = 7168, .num_groups = 32, .swiglu = true, .max_m = 512}};
   warm_up_fp8_gemm(uses);
 }
 

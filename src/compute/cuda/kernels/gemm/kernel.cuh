@@ -3,6 +3,7 @@
 // are persistent: the ring runs on from tile to tile (schedule.cuh). config.h says what varies.
 #pragma once
 
+#include "compute/cuda/kernels/gemm/activate.cuh"
 #include "compute/cuda/kernels/gemm/config.h"
 #include "compute/cuda/kernels/gemm/load.cuh"
 #include "compute/cuda/kernels/gemm/multiply.cuh"
@@ -46,18 +47,24 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   // The same for all lanes, as the compiler then knows.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int left = warpgroup * 64 + warp * 16;
-  constexpr int kNextLeft = 64 * kConfig.warpgroups;  // rows from one repeat to the next
+  const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
+  constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
   constexpr int kStagedBytes = 16 * kConfig.columns * 2;
   const uint32_t staging = shared.base + (warpgroup * 4 + warp) * kRepeats * kStagedBytes;
   Schedule<kConfig> schedule(p, before);
   Tile tile;
   float sums[kRepeats][kConfig.right() / 2];
   Multiplier<kConfig> multiplier(shared, warpgroup, left);
+  Exchange exchange{shared.base, warpgroup};
   while (schedule.next(tile)) {
     const int active = active_repeats<kConfig>(tile);
     multiplier.run(tile, schedule.k_end() - schedule.k_begin(), active, sums);
-    if constexpr (kConfig.split_k > 1) {
+    if constexpr (kConfig.swiglu) {
+      store_activated<kConfig>(p, tile, left, exchange, sums[0]);
+      if constexpr (kRepeats == 2) {
+        if (active == 2) store_activated<kConfig>(p, tile, left + kNextLeft, exchange, sums[1]);
+      }
+    } else if constexpr (kConfig.split_k > 1) {
       // The stages have been read by all; a split kernel has no second tile to fill them.
       named_sync<kConfig.warpgroups * 128>(1);
 #pragma unroll

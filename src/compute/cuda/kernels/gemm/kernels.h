@@ -20,6 +20,10 @@ void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream
 // What the current device's table has measured as the fastest, else what choose() returns.
 Config chosen_config(const Shape& shape);
 
+// Whether problem.activated, which is set, is sooner had from one kernel than from a product to
+// BF16 and swiglu() of it.
+bool fuses_swiglu(const Fp8GemmProblem& problem);
+
 // With chosen_config().
 void launch_chosen(const Fp8GemmProblem& problem, cudaStream_t stream);
 

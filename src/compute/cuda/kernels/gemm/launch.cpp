@@ -21,19 +21,27 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
     gemm_fp8::launch_chosen(problem, stream);
     return;
   }
+  CHECK(problem.activated.values == nullptr, problem.n, problem.k);
   gemm_fp8::launch_generic(problem, stream);
   CUDA_CHECK(cudaGetLastError());
 }
 
+bool fuses_fp8_swiglu(const Fp8GemmProblem& problem) { return gemm_fp8::fuses_swiglu(problem); }
+
 void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
   std::vector<gemm_fp8::Config> configs;
+  const auto add = [&](const gemm_fp8::Shape& shape) {
+    const gemm_fp8::Config config = gemm_fp8::chosen_config(shape);
+    if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
+      configs.push_back(config);
+    }
+  };
   for (const Fp8GemmUse& use : uses) {
     for (const int64_t m : gemm_fp8::row_steps(use.max_m)) {
-      const gemm_fp8::Config config =
-          gemm_fp8::chosen_config({m, use.n, use.k, use.num_groups, use.out_f32});
-      if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
-        configs.push_back(config);
-      }
+      gemm_fp8::Shape shape{m, use.n, use.k, use.num_groups, use.out_f32};
+      add(shape);
+      shape.swiglu = use.swiglu;
+      if (shape.swiglu && gemm_fp8::swiglu_pays(shape, gemm_fp8::current_machine())) add(shape);
     }
   }
   ThreadPool pool(num_threads);

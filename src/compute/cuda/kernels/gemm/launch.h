@@ -13,12 +13,17 @@ namespace deepflight {
 // captured: the grid depends on m and the number of groups, not on the offsets.
 void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream);
 
+// Whether one kernel for problem.activated (set) should be faster than a product to BF16 and
+// swiglu() of it; false where there is none for the problem.
+bool fuses_fp8_swiglu(const Fp8GemmProblem& problem);
+
 // Products that a model will ask for: a matrix, or num_groups of them, and rows up to max_m.
 struct Fp8GemmUse {
   int64_t n = 0;
   int64_t k = 0;
   int num_groups = 0;
   bool out_f32 = false;
+  bool swiglu = false;  // perhaps with the activation behind it
   int64_t max_m = 0;
 };
 

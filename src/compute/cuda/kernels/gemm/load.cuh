@@ -29,8 +29,23 @@ struct Producer {
     const int x_bytes =
         kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
     barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
-    if constexpr (kConfig.shared_w) {
-      constexpr int kColumns = kConfig.w_box_columns();
+    constexpr int kColumns = kConfig.w_box_columns();
+    if constexpr (kConfig.swiglu) {
+      // 64 of gate, the same of up, the next of gate, of up: a warpgroup's lie together.
+      constexpr int kBoxes = 4 / (kConfig.shared_w ? kConfig.multicast : 1);
+      const int first = kConfig.shared_w ? rank * kBoxes : 0;
+#pragma unroll
+      for (int i = 0; i < kBoxes; ++i) {
+        const int box = first + i;
+        const int row = tile.first_column / 2 + box / 2 * kColumns + box % 2 * (p.n / 2);
+        const uint32_t to = shared.w(stage) + box * kColumns * kBlockK;
+        if constexpr (kConfig.shared_w) {
+          load_box_multicast(to, &p.w, full, k * kBlockK, row, tile.group, kAllBlocks);
+        } else {
+          load_box(to, &p.w, full, k * kBlockK, row, tile.group);
+        }
+      }
+    } else if constexpr (kConfig.shared_w) {
       load_box_multicast(shared.w(stage) + rank * kColumns * kBlockK, &p.w, full, k * kBlockK,
                          tile.first_column + rank * kColumns, tile.group, kAllBlocks);
     } else {
@@ -103,11 +118,13 @@ __device__ __forceinline__ void load_weight_scales(const Params& p, const Shared
   Tile tile;
   while (schedule.next(tile)) {
     // Columns past n have no scale of their own; what stands there meets zeros.
-    const int n_block = tile.first_column / 128;
-    const int64_t row =
-        static_cast<int64_t>(tile.group) * p.n_blocks + min(n_block, p.n_blocks - 1);
+    const int n_block = tile.first_column / (kConfig.swiglu ? 256 : 128);
+    const int64_t row = static_cast<int64_t>(tile.group) * p.n_blocks +
+                        min(n_block, (kConfig.swiglu ? p.n_blocks / 2 : p.n_blocks) - 1);
     const float* scales = p.w_scales + row * p.k_blocks;
-    const int second = n_block + 1 < p.n_blocks ? p.k_blocks : 0;
+    const int second = kConfig.swiglu             ? p.n_blocks / 2 * p.k_blocks
+                       : n_block + 1 < p.n_blocks ? p.k_blocks
+                                                  : 0;
     for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
       barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       load_word(shared.w_scales(ring.stage), scales + k);

@@ -38,13 +38,14 @@ struct Border {
   static constexpr int kLast = kGroups < 16 ? kGroups : 16;
   static constexpr bool kKnown = kConfig.column_scales() == 2 && kStep >= 4;
   static constexpr int kDynamic = -1;
+  static constexpr int kUp = 8;  // swiglu: 64 columns of gate, then of up
   static __device__ __forceinline__ int of(const Tile& tile) {
     return (128 - tile.first_column % 128) / 8;
   }
 };
 
 // sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
-// with another 16 kConfig.warpgroups * 64 rows on where repeats() is 2. `kBorder`: where the
+// with another 16 kConfig.left_warpgroups() * 64 rows on where repeats() is 2. `kBorder`: where the
 // compiler knows it.
 template <Config kConfig, int kBorder>
 struct Scales {
@@ -80,7 +81,7 @@ struct Scales {
       const float other = kTwo ? load_shared(w_scales + 4) : 0.0f;
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const int row = left + i / 2 * 64 * kConfig.warpgroups + i % 2 * 8 + lane / 4;
+        const int row = left + i / 2 * 64 * kConfig.left_warpgroups() + i % 2 * 8 + lane / 4;
         const float scale = load_shared(x_scales + row * 4);
         x[i] = scale * w;
         if constexpr (kTwo) second[i] = scale * other;
@@ -153,11 +154,13 @@ struct Multiplier {
   __device__ Multiplier(const Shared<kConfig>& memory, int warpgroup, int first_row)
       : shared(memory),
         left(first_row),
-        left_operand((kConfig.swapped ? memory.w(0) : memory.x(0)) + warpgroup * 64 * kBlockK),
-        right_operand(kConfig.swapped ? memory.x(0) : memory.w(0)) {}
+        left_operand((kConfig.swapped ? memory.w(0) : memory.x(0)) +
+                     (kConfig.swiglu ? 0 : warpgroup * 64 * kBlockK)),
+        right_operand((kConfig.swapped ? memory.x(0) : memory.w(0)) +
+                      (kConfig.swiglu ? warpgroup * kRight * kBlockK : 0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    const int left_at = stage * kLeftBytes + repeat * kConfig.warpgroups * 64 * kBlockK;
+    const int left_at = stage * kLeftBytes + repeat * kConfig.left_warpgroups() * 64 * kBlockK;
     const int right_at = stage * kRightBytes;
     wgmma_fence();
 #pragma unroll
@@ -277,7 +280,9 @@ struct Multiplier {
 #pragma unroll
       for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
     }
-    if constexpr (Border<kConfig>::kKnown && !kConfig.swapped) {
+    if constexpr (kConfig.swiglu) {
+      run_with<Border<kConfig>::kUp>(tile, k_blocks, active, sums);
+    } else if constexpr (Border<kConfig>::kKnown && !kConfig.swapped) {
       run_at_border<Border<kConfig>::kStep>(tile, k_blocks, active, sums);
     } else {
       run_with<Border<kConfig>::kDynamic>(tile, k_blocks, active, sums);

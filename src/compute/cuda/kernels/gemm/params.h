@@ -15,6 +15,10 @@ struct Params {
   const float* w_scales;
   void* out;
   int64_t out_stride;
+  uint8_t* activated;  // where swiglu: e4m3 [m, n / 2], and its scales [n / 256][m]
+  int64_t activated_stride;
+  float* activated_scales;
+  int64_t activated_scale_stride;
   const int32_t* offsets;  // [num_groups + 1], where grouped
   int32_t m;
   int32_t n;

@@ -15,6 +15,10 @@ struct Fp8GemmProblem {
   void* out = nullptr;              // BF16 or F32 [m, n]
   int64_t out_stride = 0;
   bool out_f32 = false;
+  // In place of out, where it has values: silu(gate) * up of the products' halves (gate: the first
+  // n / 2 columns), rounded as out in BF16 and swiglu() of it would be, quantised. [m, n / 2]; 256
+  // divides n.
+  Fp8Rows activated;
   int64_t m = 0;  // rows of all groups
   int64_t n = 0;
   int64_t k = 0;

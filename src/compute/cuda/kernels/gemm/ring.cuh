@@ -2,6 +2,8 @@
 // a place in the ring. load.cuh fills stages, multiply.cuh empties them.
 #pragma once
 
+#include <cstdint>
+
 #include "compute/cuda/kernels/gemm/config.h"
 
 namespace deepflight::gemm_fp8 {

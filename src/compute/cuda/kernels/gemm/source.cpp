@@ -20,7 +20,7 @@ JitSource source_of(const Config& config) {
 using namespace deepflight::gemm_fp8;
 constexpr Config kConfig = {{.swapped = {}, .grouped = {}, .out_f32 = {}, .rows = {}, .columns = {},
     .warpgroups = {}, .stages = {}, .multicast = {}, .shared_w = {}, .split_k = {}, .blocks_per_sm = {},
-    .staged = {}}};
+    .staged = {}, .swiglu = {}}};
 extern "C" __global__ void __launch_bounds__(kConfig.threads(), kConfig.blocks_per_sm)
     {}(const __grid_constant__ Params p) {{
   run<kConfig>(p);
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(kConfig.threads(), kConfig.blocks_p
 )",
       config.swapped, config.grouped, config.out_f32, config.rows, config.columns,
       config.warpgroups, config.stages, config.multicast, config.shared_w, config.split_k,
-      config.blocks_per_sm, config.staged, source.name);
+      config.blocks_per_sm, config.staged, config.swiglu, source.name);
   source.headers = fp8_gemm_headers();
   return source;
 }

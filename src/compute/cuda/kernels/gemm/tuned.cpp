@@ -18,30 +18,33 @@ std::optional<Config> candidate_named(const Shape& shape, std::string_view name)
 bool in_range(const Shape& shape) {
   constexpr int64_t kMax = int64_t{1} << 30;
   return shape.m > 0 && shape.m < kMax && shape.n > 0 && shape.n < kMax && shape.k > 0 &&
-         shape.k < kMax && shape.num_groups >= 0 && shape.num_groups <= kMaxGroups;
+         shape.k < kMax && shape.num_groups >= 0 && shape.num_groups <= kMaxGroups &&
+         (!shape.swiglu || shape.n % 256 == 0);
 }
 
 }  // namespace
 
 void TunedTable::set(const Shape& shape, const Config& config, double us) {
-  rows_[{rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32}] = {config, us};
+  rows_[{rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32, shape.swiglu}] =
+      {config, us};
 }
 
 std::optional<Config> TunedTable::find(const Shape& shape) const {
-  const auto found =
-      rows_.find({rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32});
+  const auto found = rows_.find(
+      {rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32, shape.swiglu});
   return found == rows_.end() ? std::nullopt : std::optional(found->second.config);
 }
 
 std::string TunedTable::text(const TunedFor& of) const {
   nlohmann::json shapes = nlohmann::json::array();
   for (const auto& [key, row] : rows_) {
-    const auto& [m, n, k, num_groups, out_f32] = key;
+    const auto& [m, n, k, num_groups, out_f32, swiglu] = key;
     shapes.push_back({{"m", m},
                       {"n", n},
                       {"k", k},
                       {"groups", num_groups},
                       {"out_f32", out_f32},
+                      {"swiglu", swiglu},
                       {"config", to_string(row.config)},
                       {"us", row.us}});
   }
@@ -62,7 +65,8 @@ Result<TunedTable> TunedTable::parse(std::string_view text, const TunedFor& of,
       return invalid_argument("{}: tuned for another GPU, driver or version of the kernels", where);
     }
     for (const auto& row : json.at("shapes")) {
-      const Shape shape{row.at("m"), row.at("n"), row.at("k"), row.at("groups"), row.at("out_f32")};
+      const Shape shape{row.at("m"),      row.at("n"),       row.at("k"),
+                        row.at("groups"), row.at("out_f32"), row.at("swiglu")};
       if (!in_range(shape)) return invalid_argument("{}: a shape out of range", where);
       const auto config = candidate_named(shape, row.at("config").get<std::string>());
       if (config) table.set(shape, *config, row.at("us"));

@@ -35,7 +35,8 @@ class TunedTable {
                                   std::string_view where);
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int, bool>;  // m, n, k, groups, out_f32
+  // m, n, k, groups, out_f32, swiglu
+  using Key = std::tuple<int64_t, int64_t, int64_t, int, bool, bool>;
   struct Row {
     Config config;
     double us;

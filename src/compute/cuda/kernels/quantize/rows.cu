@@ -21,8 +21,6 @@ __device__ inline __nv_bfloat16* bf16(uint16_t* bits) {
   return reinterpret_cast<__nv_bfloat16*>(bits);
 }
 
-__device__ inline float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
-
 template <bool kSwiglu, int kInFlight>
 __global__ void __launch_bounds__(kThreads)
     vector_kernel(const __grid_constant__ RowsProblem p, unsigned int blocks_per_row,
