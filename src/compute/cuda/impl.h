@@ -61,7 +61,9 @@ struct Lane {
 
 struct CudaBackend::Impl {
   explicit Impl(const CudaBackendConfig& config)
-      : config(config), uploader(config.upload_threads) {}
+      : config(config), next_tile(allocate_device(4)), uploader(config.upload_threads) {
+    CUDA_CHECK(cudaMemset(next_tile.data(), 0, 4));
+  }
 
   // For prepare_kernels(). `stacked`: what a group's matrix is made of.
   void note_use(const cuda::PackedMatrices& matrices, const std::vector<StoredMatrix>& stacked,
@@ -88,6 +90,7 @@ struct CudaBackend::Impl {
 
   const CudaBackendConfig config;
   Lane main;              // all ops
+  Buffer next_tile;       // of grouped products, all on the main lane
   Lane side;              // the shared expert, beside the routed ones
   std::mutex copy_mutex;  // of the stream below
   Stream copies;          // pages to and from the host, beside the steps

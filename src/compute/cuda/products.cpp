@@ -11,7 +11,7 @@ namespace deepflight {
 namespace {
 
 Fp8GemmProblem fp8_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
-                           const int32_t* offsets) {
+                           const int32_t* offsets, const Buffer& next_tile) {
   Fp8GemmProblem problem;
   problem.x = fp8_rows(x);
   problem.w = static_cast<const uint8_t*>(matrices.values.data());
@@ -21,6 +21,7 @@ Fp8GemmProblem fp8_problem(const Rows& x, const cuda::DeviceMatrices& matrices,
   problem.k = matrices.k;
   problem.num_groups = offsets == nullptr ? 0 : static_cast<int>(matrices.num_groups);
   problem.offsets = offsets;
+  if (offsets != nullptr) problem.next_tile = static_cast<int32_t*>(next_tile.data());
   problem.weights_settled = true;  // nothing writes them after loading, which has been waited for
   return problem;
 }
@@ -88,7 +89,7 @@ void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMa
   for (const auto& part : matrices.parts) {
     const TensorView target = out.slice(1, part.out_begin, part.n);
     if (part.fp8) {
-      Fp8GemmProblem problem = fp8_problem(input, part, offsets);
+      Fp8GemmProblem problem = fp8_problem(input, part, offsets, next_tile);
       problem.out = target.raw();
       problem.out_stride = target.stride(0);
       problem.out_f32 = target.dtype() == DType::kF32;
@@ -108,7 +109,7 @@ bool CudaBackend::Impl::multiply_fused(Lane& lane, const Rows& x,
     return false;
   }
   if (x.dim(0) == 0) return true;
-  Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets);
+  Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets, next_tile);
   problem.activated = fp8_rows(activated);
   if (!fuses_fp8_swiglu(problem)) return false;
   launch_fp8_gemm(problem, lane.stream.get());

@@ -36,6 +36,14 @@ __device__ inline void cluster_barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// `value` to an address_in_block(), whose barrier there counts its bytes when it has come.
+__device__ inline void store_async(uint32_t address, int value, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(address),
+      "r"(value), "r"(barrier)
+      : "memory");
+}
+
 __device__ inline float4 load_cluster_float4(uint32_t address) {
   float4 v;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"

@@ -96,6 +96,7 @@ class Operands {
     if (shape.num_groups > 0) {
       const auto offsets = random_offsets(shape.m, shape.num_groups);
       offsets_ = repeated(static_cast<int64_t>(offsets.size()), offsets);
+      next_tile_ = repeated(1, std::vector<int32_t>{0});
     }
     CUDA_CHECK(cudaDeviceSynchronize());
   }
@@ -139,13 +140,14 @@ class Operands {
     p.m = shape_.m, p.n = shape_.n, p.k = shape_.k;
     p.num_groups = shape_.num_groups;
     p.offsets = static_cast<const int32_t*>(offsets_.data());
+    p.next_tile = static_cast<int32_t*>(next_tile_.data());
     p.weights_settled = true;
     return p;
   }
 
   Shape shape_;
   int64_t groups_, copies_;
-  Buffer x_, x_scales_, w_, w_scales_, out_, out_scales_, offsets_;
+  Buffer x_, x_scales_, w_, w_scales_, out_, out_scales_, offsets_, next_tile_;
 };
 
 std::vector<Config> likely_candidates(const Shape& shape) {

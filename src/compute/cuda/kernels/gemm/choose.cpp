@@ -105,9 +105,9 @@ constexpr Variant kVariants[] = {
     {.rows = 64, .columns = 256, .swiglu = true, .cycles = 540},
     {.rows = 64, .columns = 256, .share_x = 2, .swiglu = true, .cycles = 590},
     {.rows = 64, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 620},
-    {.rows = 128, .columns = 256, .swiglu = true, .cycles = 1100},
+    {.rows = 128, .columns = 256, .swiglu = true, .cycles = 1050},
     {.rows = 128, .columns = 256, .share_x = 2, .swiglu = true, .cycles = 1200},
-    {.rows = 128, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 1220},
+    {.rows = 128, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 1150},
 };
 
 // Clusters lie within a GPC, whose SMs do not divide evenly: the share of the SMs that they fill.

@@ -95,6 +95,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   params.activated_scales = p.activated.scales;
   params.activated_scale_stride = p.activated.scale_stride;
   params.offsets = p.offsets;
+  params.next_tile = p.next_tile;
   params.m = static_cast<int32_t>(p.m);
   params.n = static_cast<int32_t>(p.n);
   params.k_blocks = static_cast<int32_t>(k_blocks);

@@ -143,6 +143,7 @@ void check_configs(const Operands& o, bool f32, int64_t stride) {
     EXPECT_LT(testing::relative_error(got, want), tolerance(f32)) << what;
     EXPECT_EQ(std::memcmp(got.data(), second.written(rows, what).data(), got.size() * 4), 0)
         << what << ": two runs differ";
+    EXPECT_EQ(o.next_tile.host()[0], 0) << what << ": the counter of tiles is not as it was";
   }
 }
 

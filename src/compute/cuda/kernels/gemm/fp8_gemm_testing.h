@@ -59,7 +59,8 @@ struct Operands {
         x_scales((k + 127) / 128 * scale_stride),
         w(copies * groups * n * k),
         w_scales(copies * w_scale_count),
-        offsets(host_offsets) {
+        offsets(host_offsets),
+        next_tile(std::vector<int32_t>{0}) {
     // What lies between the rows and behind them stays NaN.
     const auto values = random_values(1 << 18, 1);
     for (int64_t row = 0; row < m; ++row) {
@@ -97,6 +98,7 @@ struct Operands {
     if (host_offsets.size() > 1) {
       p.num_groups = static_cast<int>(groups);
       p.offsets = offsets.data();
+      p.next_tile = next_tile.data();
     }
     return p;
   }
@@ -108,6 +110,7 @@ struct Operands {
   DeviceArray<uint8_t> w;
   DeviceArray<float> w_scales;
   DeviceArray<int32_t> offsets;
+  DeviceArray<int32_t> next_tile;  // 0 after every launch
 };
 
 }  // namespace deepflight::gemm_fp8

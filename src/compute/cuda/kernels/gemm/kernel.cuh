@@ -5,6 +5,7 @@
 
 #include "compute/cuda/kernels/gemm/activate.cuh"
 #include "compute/cuda/kernels/gemm/config.h"
+#include "compute/cuda/kernels/gemm/feed.cuh"
 #include "compute/cuda/kernels/gemm/load.cuh"
 #include "compute/cuda/kernels/gemm/multiply.cuh"
 #include "compute/cuda/kernels/gemm/params.h"
@@ -51,12 +52,13 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
   constexpr int kStagedBytes = 16 * kConfig.columns * 2;
   const uint32_t staging = shared.base + (warpgroup * 4 + warp) * kRepeats * kStagedBytes;
-  Schedule<kConfig> schedule(p, before);
+  Tiles<kConfig, true> tiles(p, shared, before);
+  const Schedule<kConfig>& schedule = tiles.schedule;
   Tile tile;
   float sums[kRepeats][kConfig.right() / 2];
   Multiplier<kConfig> multiplier(shared, warpgroup, left);
   Exchange exchange{shared.base, warpgroup};
-  while (schedule.next(tile)) {
+  while (tiles.next(tile)) {
     const int active = active_repeats<kConfig>(tile);
     multiplier.run(tile, schedule.k_end() - schedule.k_begin(), active, sums);
     if constexpr (kConfig.swiglu) {
@@ -97,6 +99,7 @@ __device__ inline void start_barriers(const Shared<kConfig>& shared) {
     barrier_init(shared.full(stage), 2);
     barrier_init(shared.empty(stage), kConfig.multicast * kConfig.warpgroups * 4);
   }
+  if constexpr (kConfig.grouped) Feed<kConfig>::start_barriers(shared);
   barrier_init_fence();
 }
 
@@ -140,7 +143,8 @@ __device__ __forceinline__ void run(const Params& p) {
     wait_for_previous_kernel();
     consume<kConfig>(p, shared, before);
   }
-  if constexpr (kConfig.split_k > 1) cluster_meet();  // others may still read this block's sums
+  // Others may still read this block's sums, or be about to say that they have taken a number.
+  if constexpr (kConfig.split_k > 1 || (kConfig.grouped && kConfig.cluster() > 1)) cluster_meet();
 }
 
 }  // namespace deepflight::gemm_fp8

@@ -16,6 +16,7 @@ namespace deepflight {
 void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
   CHECK(problem.m >= 0 && problem.n > 0 && problem.k > 0, problem.m, problem.n, problem.k);
   CHECK((problem.num_groups == 0) == (problem.offsets == nullptr), problem.num_groups);
+  CHECK((problem.num_groups == 0) == (problem.next_tile == nullptr), problem.num_groups);
   if (problem.m == 0) return;
   if (gemm_fp8::fast_kernel_fits(problem)) {
     gemm_fp8::launch_chosen(problem, stream);

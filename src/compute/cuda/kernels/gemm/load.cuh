@@ -1,7 +1,8 @@
 // The copying half: one thread brings blocks of k of x, the weights and x's scales with the tensor
-// copy engine, another the weights' scales. Both walk the tiles by themselves.
+// copy engine, another the weights' scales.
 #pragma once
 
+#include "compute/cuda/kernels/gemm/feed.cuh"
 #include "compute/cuda/kernels/gemm/params.h"
 #include "compute/cuda/kernels/gemm/ring.cuh"
 #include "compute/cuda/kernels/gemm/schedule.cuh"
@@ -71,10 +72,11 @@ struct Producer {
   }
 
   __device__ __forceinline__ void run(const int32_t* before) const {
-    Schedule<kConfig> schedule(p, before);
+    TileSource<kConfig> tiles(p, shared, before);
+    const Schedule<kConfig>& schedule = tiles.schedule;
     Ring<kConfig> ring;
     Tile tile;
-    bool more = schedule.next(tile);
+    bool more = tiles.next(tile);
     int early = 0;  // stages that have their weights
     if constexpr (!kConfig.grouped) {
       if (p.weights_settled && more) {
@@ -84,7 +86,7 @@ struct Producer {
       }
       wait_for_previous_kernel();
     }
-    for (; more; more = schedule.next(tile)) {
+    for (; more; more = tiles.next(tile)) {
       for (int k = schedule.k_begin(); k < schedule.k_end(); ++k, ring.advance()) {
         barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
         if (early > 0) {
@@ -113,10 +115,11 @@ template <Config kConfig>
 __device__ __forceinline__ void load_weight_scales(const Params& p, const Shared<kConfig>& shared,
                                                    const int32_t* before) {
   if (!kConfig.grouped && !p.weights_settled) wait_for_previous_kernel();
-  Schedule<kConfig> schedule(p, before);
+  Tiles<kConfig, false> tiles(p, shared, before);
+  const Schedule<kConfig>& schedule = tiles.schedule;
   Ring<kConfig> ring;
   Tile tile;
-  while (schedule.next(tile)) {
+  while (tiles.next(tile)) {
     // Columns past n have no scale of their own; what stands there meets zeros.
     const int n_block = tile.first_column / (kConfig.swiglu ? 256 : 128);
     const int64_t row = static_cast<int64_t>(tile.group) * p.n_blocks +

@@ -20,6 +20,7 @@ struct Params {
   float* activated_scales;
   int64_t activated_scale_stride;
   const int32_t* offsets;  // [num_groups + 1], where grouped
+  int32_t* next_tile;      // where grouped: 0, and 0 again afterwards
   int32_t m;
   int32_t n;
   int32_t k_blocks;

@@ -24,6 +24,9 @@ struct Fp8GemmProblem {
   int64_t k = 0;
   int num_groups = 0;                // 0: dense
   const int32_t* offsets = nullptr;  // [num_groups + 1] on the device; rows sorted by group
+  // Where grouped: a counter on the device that is 0 before and after. Launches that share one must
+  // follow each other in a stream.
+  int32_t* next_tile = nullptr;
   // No work in flight writes w or w_scales: their reading may begin while kernels before this one
   // still run.
   bool weights_settled = false;

@@ -17,7 +17,8 @@ struct Shared {
   static constexpr int kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes();
   static constexpr int kFull = kWScales + kConfig.stages * kConfig.w_scale_bytes();
   static constexpr int kEmpty = kFull + kConfig.stages * 8;
-  static constexpr int kBefore = kEmpty + kConfig.stages * 8;
+  static constexpr int kFeed = kEmpty + kConfig.stages * 8;
+  static constexpr int kBefore = kFeed + kConfig.feed_bytes();
 
   uint32_t base;
   __device__ uint32_t x(int stage) const { return base + kX + stage * kConfig.x_bytes(); }

@@ -1,6 +1,8 @@
-// Which tile a block works on next. Tiles are numbered group by group; in a group, by bands of rows
+// Which tile a number stands for. Tiles are numbered group by group; in a group, by bands of rows
 // of x that stay in L2 while the weights pass; in a band, the rows of one strip of columns first.
-// Every warp walks the same sequence by itself. Only the device knows the groups' sizes.
+// All warps of a block follow the same numbers: dense tiles, all of one length, are dealt to the
+// blocks in turns, those of groups are handed out (feed.cuh). Only the device knows the groups'
+// sizes.
 #pragma once
 
 #include "compute/cuda/kernels/gemm/config.h"
@@ -59,12 +61,20 @@ class Schedule {
     rank_ = static_cast<int>(blockIdx.x) % kConfig.cluster();
   }
 
+  // Dense: this cluster's turn.
   __device__ bool next(Tile& tile) {
+    const int number = next_;
+    next_ += step_;
+    return locate(number, tile);
+  }
+
+  // Numbers must rise from call to call. False past the last tile.
+  __device__ bool locate(int number, Tile& tile) {
     constexpr int kRows = kConfig.cluster_rows();
     constexpr int kBand = kRows > kBandRows ? 1 : kBandRows / kRows;
     int begin_row = 0, end_row = p_.m, tiles = (p_.m + kRows - 1) / kRows;
     if constexpr (kConfig.grouped) {
-      while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= next_) {
+      while (group_ < p_.num_groups && before_[group_ + 1] * strips_ <= number) {
         ++group_;
         band_ = 0;
         band_begin_ = before_[group_] * strips_;
@@ -73,15 +83,14 @@ class Schedule {
       begin_row = p_.offsets[group_];
       end_row = p_.offsets[group_ + 1];
       tiles = before_[group_ + 1] - before_[group_];
-    } else if (next_ >= tiles * strips_) {
+    } else if (number >= tiles * strips_) {
       return false;
     }
-    while (next_ - band_begin_ >= kBand * strips_) {
+    while (number - band_begin_ >= kBand * strips_) {
       band_ += kBand;
       band_begin_ += kBand * strips_;
     }
-    const int local = next_ - band_begin_;
-    next_ += step_;
+    const int local = number - band_begin_;
     // Dividing by what the compiler knows is short, and most bands are whole.
     const int band_tiles = min(kBand, tiles - band_);
     const int strip = band_tiles == kBand ? local / kBand : local / band_tiles;
@@ -106,6 +115,10 @@ class Schedule {
     return kConfig.split_k == 1 ? p_.k_blocks : p_.k_blocks * (rank_ + 1) / kConfig.split_k;
   }
   __device__ int rank() const { return rank_; }
+
+  __device__ int first() const { return next_; }
+  __device__ int num_clusters() const { return step_; }
+  __device__ int num_tiles() const { return before_[p_.num_groups] * strips_; }  // where grouped
 
  private:
   const Params& p_;

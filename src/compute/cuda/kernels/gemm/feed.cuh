@@ -1,0 +1,157 @@
+// Tiles handed out as blocks become free, where they differ in length (groups of rows): those that
+// run at a time are neighbours then, and what they share they find in L2. One thread of a cluster
+// draws their numbers from a counter in device memory and passes them on to all that walk the tiles
+// in its blocks.
+#pragma once
+
+#include "compute/cuda/kernels/gemm/ring.cuh"
+#include "compute/cuda/kernels/gemm/schedule.cuh"
+#include "compute/cuda/primitives/cluster.cuh"
+#include "compute/cuda/primitives/mbarrier.cuh"
+
+namespace deepflight::gemm_fp8 {
+
+using namespace device;  // NOLINT: headers of this kernel
+
+// Two places for numbers in the shared memory of each block of the cluster, under barriers: `full`
+// of each block, and `empty` of the first block for all of them.
+template <Config kConfig>
+class Feed {
+ public:
+  static constexpr int kSlots = 2;
+  // The warps that multiply and the thread of the scales in each block, and the copying threads of
+  // the others.
+  static constexpr int kTakers =
+      kConfig.cluster() * (kConfig.warpgroups * 4 + 1) + kConfig.cluster() - 1;
+
+  __device__ explicit Feed(const Shared<kConfig>& shared) : base_(shared.base) {}
+
+  __device__ static void start_barriers(const Shared<kConfig>& shared) {
+    const Feed feed(shared);
+    for (int slot = 0; slot < kSlots; ++slot) {
+      barrier_init(feed.full(slot), 1);
+      barrier_init(feed.empty(slot), kTakers);
+    }
+  }
+
+  // The copying thread of the first block: to all blocks.
+  __device__ __forceinline__ void publish(int number) {
+    barrier_wait(empty(slot_), parity_ ^ 1);
+    if constexpr (kConfig.cluster() == 1) {
+      asm volatile("st.shared.s32 [%0], %1;" ::"r"(place(slot_)), "r"(number) : "memory");
+      barrier_arrive(full(slot_));
+    } else {
+      barrier_arrive_expect(full(slot_), sizeof(int));
+#pragma unroll
+      for (int rank = 0; rank < kConfig.cluster(); ++rank) {
+        store_async(address_in_block(place(slot_), rank), number,
+                    address_in_block(full(slot_), rank));
+      }
+    }
+    advance();
+  }
+
+  // The copying thread of another block: the number comes there.
+  __device__ __forceinline__ int receive() {
+    barrier_arrive_expect(full(slot_), sizeof(int));
+    return take_by_thread();
+  }
+
+  __device__ __forceinline__ int take_by_thread() {
+    const int number = read();
+    arrive_empty();
+    advance();
+    return number;
+  }
+
+  __device__ __forceinline__ int take_by_warp() {
+    // The same for all lanes, as the compiler then knows.
+    const int number = __shfl_sync(0xffffffffu, read(), 0);
+    if (threadIdx.x % 32 == 0) arrive_empty();
+    advance();
+    return number;
+  }
+
+ private:
+  __device__ uint32_t full(int slot) const { return base_ + Shared<kConfig>::kFeed + slot * 8; }
+  __device__ uint32_t empty(int slot) const { return full(kSlots + slot); }
+  __device__ uint32_t place(int slot) const {
+    return base_ + Shared<kConfig>::kFeed + kSlots * 16 + slot * 4;
+  }
+  __device__ __forceinline__ int read() const {
+    barrier_wait(full(slot_), parity_);
+    int number;
+    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(number) : "r"(place(slot_)) : "memory");
+    return number;
+  }
+  __device__ __forceinline__ void arrive_empty() const {
+    if constexpr (kConfig.cluster() == 1) {
+      barrier_arrive(empty(slot_));
+    } else {
+      cluster_barrier_arrive(address_in_block(empty(slot_), 0));
+    }
+  }
+  __device__ __forceinline__ void advance() {
+    if (++slot_ == kSlots) {
+      slot_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+  uint32_t base_;
+  int slot_ = 0;
+  uint32_t parity_ = 0;
+};
+
+// The tiles of a block one after the other, for a warp or a thread that only follows.
+template <Config kConfig, bool kWarp>
+class Tiles {
+ public:
+  __device__ Tiles(const Params& p, const Shared<kConfig>& shared, const int32_t* before)
+      : schedule(p, before), feed_(shared) {}
+  __device__ __forceinline__ bool next(Tile& tile) {
+    if constexpr (kConfig.grouped) {
+      return schedule.locate(kWarp ? feed_.take_by_warp() : feed_.take_by_thread(), tile);
+    } else {
+      return schedule.next(tile);
+    }
+  }
+
+  Schedule<kConfig> schedule;
+
+ private:
+  Feed<kConfig> feed_;
+};
+
+// The same for the copying thread, which hands them out.
+template <Config kConfig>
+class TileSource {
+ public:
+  __device__ TileSource(const Params& p, const Shared<kConfig>& shared, const int32_t* before)
+      : schedule(p, before), p_(p), feed_(shared), number_(schedule.first()) {}
+  __device__ __forceinline__ bool next(Tile& tile) {
+    if constexpr (!kConfig.grouped) {
+      return schedule.next(tile);
+    } else if (kConfig.cluster() > 1 && schedule.rank() > 0) {
+      return schedule.locate(feed_.receive(), tile);
+    } else {
+      feed_.publish(number_);
+      if (!schedule.locate(number_, tile)) return false;
+      // Of the next tile: it comes while this one is copied. Every tile draws one number, so
+      // whoever draws the last leaves the counter as it was found.
+      const int drawn = atomicAdd(p_.next_tile, 1);
+      if (drawn == schedule.num_tiles() - 1) *p_.next_tile = 0;
+      number_ = drawn + schedule.num_clusters();
+      return true;
+    }
+  }
+
+  Schedule<kConfig> schedule;
+
+ private:
+  const Params& p_;
+  Feed<kConfig> feed_;
+  int number_;
+};
+
+}  // namespace deepflight::gemm_fp8
