@@ -29,6 +29,11 @@ class Matrices {
             static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)), 0)) {}
   // Of the matrix `bytes` on, a multiple of 16.
   __device__ uint64_t at(uint32_t bytes) const { return kHigh | (low_ + (bytes >> 4)); }
+  // `offset` bytes into stage `stage` of `stage_bytes` each: where both are known, an addition
+  // each.
+  __device__ uint64_t at(uint32_t stage, uint32_t stage_bytes, uint32_t offset) const {
+    return kHigh | (low_ + stage * (stage_bytes / 16) + offset / 16);
+  }
 
  private:
   static constexpr uint64_t kHigh = matrix_descriptor(0, kColumnBytes, kGroupBytes) >> 32 << 32;

@@ -160,13 +160,12 @@ struct Multiplier {
                       (kConfig.swiglu ? warpgroup * kRight * kBlockK : 0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    const int left_at = stage * kLeftBytes + repeat * kConfig.left_warpgroups() * 64 * kBlockK;
-    const int right_at = stage * kRightBytes;
+    const int left_at = repeat * kConfig.left_warpgroups() * 64 * kBlockK;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
-      WgmmaE4m3<kRight>::multiply(product, left_operand.at(left_at + i * 32),
-                                  right_operand.at(right_at + i * 32), i > 0);
+      WgmmaE4m3<kRight>::multiply(product, left_operand.at(stage, kLeftBytes, left_at + i * 32),
+                                  right_operand.at(stage, kRightBytes, i * 32), i > 0);
     }
     wgmma_commit();
   }

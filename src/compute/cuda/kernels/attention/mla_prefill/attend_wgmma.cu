@@ -130,7 +130,7 @@ __device__ inline void issue_scores(float (&s)[64], const Matrices<16, 1024>& qu
 #pragma unroll
   for (int k = 0; k < 12; ++k) {
     const int offset = k / 4 * kBoxBytes + k % 4 * 32;
-    wgmma_shared(s, query.at(offset), key.at(stage * kKeyBytes + offset), k > 0);
+    wgmma_shared(s, query.at(offset), key.at(stage, kKeyBytes, offset), k > 0);
   }
 }
 
@@ -139,7 +139,7 @@ __device__ inline void issue_outputs(float (&o)[64], const uint32_t (&weights)[3
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     wgmma_registers(o, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2], weights[4 * k + 3],
-                    value.at(stage * kValueBytes + k * 16 * 128));
+                    value.at(stage, kValueBytes, k * 16 * 128));
   }
 }
 
