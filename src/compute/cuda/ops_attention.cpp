@@ -191,6 +191,7 @@ void CudaBackend::mla_absorbed(const MlaCall& call) {
     impl_->launch(impl_->main, product);
   }
   auto problem = decode_problem(call, query);
+  problem.batch_invariant = impl_->config.batch_invariant;
   TensorView latent_out;
   const auto carve = [&](Carver& carver) {
     latent_out = carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});

@@ -16,6 +16,10 @@ struct MlaDecodeProblem {
 
   int64_t num_sequences = 0;
   int64_t num_tokens = 0;  // rows of q: the last of query_offsets
+  // A row's result depends on the row alone, not on the step: no sequence's pages are split over
+  // blocks, whose number would follow from the other sequences. Slow for few long sequences; but
+  // cuts at fixed pages would need room for the partial results of all sequences at their longest.
+  bool batch_invariant = false;
   // Device memory. A slot < 0 is padding: its rows of `out` become zeros and no page is read.
   const int32_t* query_offsets = nullptr;  // [num_sequences + 1]
   const int32_t* kv_lens = nullptr;        // [num_sequences]

@@ -153,7 +153,8 @@ __device__ inline void pack_weights(const float (&s)[64], uint32_t (&weights)[32
 
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
 // Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
-// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
+// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack. Each row's
+// does by itself: results must not depend on the rows that share a tile.
 struct RowState {
   static constexpr float kSlack = 8.0f;
   float offset[2] = {-INFINITY, -INFINITY};
@@ -162,7 +163,7 @@ struct RowState {
   // Scores to weights. True if older weights and outputs are to be multiplied by `factor`, the same
   // for the whole warp. `scale`: softmax scale times log2(e).
   __device__ bool update(float (&s)[64], float scale, float (&factor)[2]) {
-    float largest[2];
+    float next[2];
     bool risen = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -173,16 +174,16 @@ struct RowState {
       }
       found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 1));
       found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 2));
-      largest[r] = found * scale;
-      risen |= largest[r] > offset[r] + kSlack;
+      const bool rises = found * scale > offset[r] + kSlack;
+      next[r] = rises ? found * scale : offset[r];
+      risen |= rises;
     }
     risen = __any_sync(0xffffffffu, risen);
     if (risen) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float next = fmaxf(offset[r], largest[r]);
-        factor[r] = next == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next);
-        offset[r] = next;
+        factor[r] = next[r] == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next[r]);
+        offset[r] = next[r];
         sum[r] *= factor[r];
       }
     }
