@@ -105,6 +105,9 @@ Result<StepProfile> profile_shape(const Bench& bench, const StepShape& shape,
   const ExecutorStats after = bench.executor.stats();
   profile.host_us = static_cast<double>(after.issue_us_total - before.issue_us_total) / num_steps;
 
+  profile.graph_launches =
+      static_cast<double>(after.num_graph_steps - before.num_graph_steps) / num_steps;
+
   const auto costs = step_costs(bench.local.model_config(), shape, bench.kv_element_bytes);
   if (!bench.local.device().is_cuda) return profile;
   profile.floor_us = total_floor_us(costs, bench.rates);
