@@ -53,7 +53,7 @@ struct StepProfile {
   double busy_traced = 0;
   double graph_launches = 0;  // in a step: 1 where it is one captured graph, 0 op by op
   double host_us = 0;         // the rank thread's time per step
-  double floor_us = 0;  // sum of the costs' floors
+  double floor_us = 0;        // sum of the costs' floors
   std::vector<ProfileRow> rows;
 };
 

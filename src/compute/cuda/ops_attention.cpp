@@ -57,6 +57,7 @@ Problem attention_problem(const MlaCall& call) {
   problem.latent_dim = call.kv_up.latent_dim;
   problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
   problem.softmax_scale = call.softmax_scale;
+  problem.first_key = call.first_key;
   problem.num_sequences = call.batch.num_sequences;
   problem.slots = call.batch.slots.data<int32_t>();
   problem.pool = call.pool.base;

@@ -22,6 +22,7 @@ struct Shape {
   int64_t heads, latent, rope;
   bool e4m3;
   std::vector<Sequence> sequences;
+  int64_t first_key = 0;
 };
 
 constexpr int64_t kLayers = 3, kPad = 8;
@@ -53,6 +54,7 @@ class World {
     MlaDecodeProblem p;
     p.num_heads = w_.heads, p.latent_dim = w_.latent, p.rope_dim = w_.rope;
     p.softmax_scale = kScale;
+    p.first_key = w_.first_key;
     p.num_sequences = num_slots_, p.num_tokens = tokens(), p.query_offsets = offsets_.data();
     p.kv_lens = lens_.data(), p.slots = slots_.data();
     p.q = q_.data(), p.q_stride = w_.heads * dim_, p.q_head_stride = dim_;
@@ -124,7 +126,7 @@ class World {
         const float* row = out.data() + t * out_stride() + h * w_.latent;
         std::fill(mixed.begin(), mixed.end(), 0);
         double total = 0;
-        for (int64_t j = 0; host_slots_[s] >= 0 && j < visible; ++j) {
+        for (int64_t j = w_.first_key; host_slots_[s] >= 0 && j < visible; ++j) {
           const float* key = value_of(layer, s, j);
           const float* query = host_q_.data() + (t * w_.heads + h) * dim_;
           double score = 0;
@@ -290,6 +292,19 @@ void check_batches(bool e4m3) {
         sequences.push_back({kv_len, queries, i % 13 == 5});
       }
       check({heads, 512, 64, e4m3, sequences}, true, heads / 8);
+    }
+  }
+}
+
+// As MTP modules ask: the first positions are no keys, and a query may see none.
+TEST(MlaDecode, KeysBeforeTheFirstAreNotSeen) {
+  for (const bool e4m3 : {false, true}) {
+    for (const int64_t first_key : {1, 2, 5, 64}) {
+      check({4, 512, 64, e4m3, kRagged, first_key}, true);
+      check({128, 512, 64, e4m3, kRagged, first_key}, true, 16);
+      check({4, 512, 64, e4m3, {{3000, 1}, {300, 300}}, first_key}, true);
+      check({4, 512, 64, e4m3, kRagged, first_key}, false);
+      check({2, 16, 8, e4m3, kRagged, first_key}, false);
     }
   }
 }

@@ -7,12 +7,15 @@
 namespace deepflight::cuda_mla_decode {
 
 // out[t, h] = sum_j softmax_j(softmax_scale * q[t, h] . K_j) K_j[0:latent_dim], causal. K_j: row j
-// of the sequence's pages. The queries of a sequence are the last of its kv_lens tokens.
+// of the sequence's pages, j >= first_key. The queries of a sequence are the last of its kv_lens
+// tokens; one that sees no key gets zeros.
 struct MlaDecodeProblem {
   int64_t num_heads = 0;
   int64_t latent_dim = 0;
   int64_t rope_dim = 0;
   float softmax_scale = 0.0f;
+
+  int64_t first_key = 0;  // at most 64
 
   int64_t num_sequences = 0;
   int64_t num_tokens = 0;  // rows of q: the last of query_offsets

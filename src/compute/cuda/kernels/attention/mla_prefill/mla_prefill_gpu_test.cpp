@@ -110,6 +110,20 @@ TEST(MlaPrefill, ManyShortSequences) {
   check_world(world);
 }
 
+// As MTP modules ask: the first positions are no keys, and a query may see none.
+TEST(MlaPrefill, KeysBeforeTheFirstAreNotSeen) {
+  for (const int64_t first_key : {1, 2, 5, 64}) {
+    World world;
+    world.chunk_tokens = 256;
+    world.first_key = first_key;
+    world.sequences = {{1, 1}, {65, 65}, {300, 300}, {300, 7}, {700, 300}, {64, 64}};
+    check_world(world);
+    world = small_world(4, 32, 16, 8, 16);
+    world.first_key = first_key;
+    check_world(world);
+  }
+}
+
 TEST(MlaPrefill, AllHeads) {
   World world;
   world.heads = 128;

@@ -33,6 +33,7 @@ struct World {
   int64_t v = 128;
   bool e4m3 = false;
   float scale = 0.1f;
+  int64_t first_key = 0;
   int64_t chunk_tokens = 1024;
   std::vector<Sequence> sequences;
 };
@@ -140,7 +141,7 @@ class MlaPrefillCase {
     const int64_t num_visible = s.kv_len - s.query_len + query + 1;
     std::vector<double> mixed(w_.latent);
     double total = 0;
-    for (int64_t k = 0; k < num_visible; ++k) {
+    for (int64_t k = w_.first_key; k < num_visible; ++k) {
       const float* token = tokens_[sequence].data() + k * (w_.latent + w_.rope);
       double score = 0;
       for (int64_t j = 0; j < w_.latent; ++j) score += absorbed[j] * token[j];
@@ -154,7 +155,8 @@ class MlaPrefillCase {
     std::vector<double> result(w_.v);
     for (int64_t i = 0; i < w_.v; ++i) {
       for (int64_t j = 0; j < w_.latent; ++j) {
-        result[i] += bf16_to_f32(up[(w_.nope + i) * w_.latent + j]) * mixed[j] / total;
+        if (total > 0)
+          result[i] += bf16_to_f32(up[(w_.nope + i) * w_.latent + j]) * mixed[j] / total;
       }
     }
     return result;
@@ -207,6 +209,7 @@ class MlaPrefillCase {
     p.nope_dim = w_.nope;
     p.v_dim = w_.v;
     p.softmax_scale = w_.scale;
+    p.first_key = w_.first_key;
     p.num_sequences = static_cast<int64_t>(w_.sequences.size());
     p.host_query_offsets = offsets_.data();
     p.host_kv_lens = kv_lens_.data();
