@@ -31,6 +31,7 @@ Result<Device> open_cuda(const DeviceOptions& options) {
   CudaBackendConfig config;
   config.device = options.cuda_device;
   config.autotune = options.autotune;
+  config.batch_invariant = options.deterministic;
   Device device;
   auto backend = CudaBackend::create(config);
   if (!backend.ok()) return invalid_argument("--device cuda: {}", backend.error().message);

@@ -98,6 +98,10 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
                   "share of the GPU's memory that weights, workspaces, graphs and KV cache take")
       ->check(CLI::Range(0.05, 1.0));
   app->add_flag("--no-graphs", options->no_graphs, "GPU: run decode steps op by op");
+  app->add_flag("--deterministic", options->device.deterministic,
+                "GPU: only kernels whose result for a token does not depend on the rest of the "
+                "batch, so that a request gets the same bits in any company; slower. The CPU's "
+                "never do");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
                   "auto, bf16; f32 on the CPU, fp8 on a GPU")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "fp8"}));
@@ -152,6 +156,11 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
   if (!local->model_config_.unread_fields.empty()) {
     spdlog::warn("{}/config.json: fields that are not known and not used: {}", options.model_dir,
                  fmt::join(local->model_config_.unread_fields, ", "));
+  }
+  if (options.device.deterministic && options.reuse_output_pages) {
+    return invalid_argument(
+        "--deterministic: with --reuse-output-pages what a prompt's pages hold depends on whether "
+        "they were computed as output before; give one or the other");
   }
   const int64_t longest = local->model_config_.max_position_embeddings;
   if (options.max_model_len > longest) {

@@ -105,6 +105,9 @@ Result<StepProfile> profile_shape(const Bench& bench, const StepShape& shape,
   const ExecutorStats after = bench.executor.stats();
   profile.host_us = static_cast<double>(after.issue_us_total - before.issue_us_total) / num_steps;
 
+  profile.graph_launches =
+      static_cast<double>(after.num_graph_steps - before.num_graph_steps) / num_steps;
+
   const auto costs = step_costs(bench.local.model_config(), shape, bench.kv_element_bytes);
   if (!bench.local.device().is_cuda) return profile;
   profile.floor_us = total_floor_us(costs, bench.rates);
@@ -211,6 +214,7 @@ Status run_profile(const ProfileOptions& options) {
                              {"bf16_flops_per_second", rates.bf16_flops_per_second},
                              {"fp8_flops_per_second", rates.fp8_flops_per_second},
                              {"steps", std::move(profiles)}};
+    if (options.engine.device.deterministic) report["deterministic"] = true;
     const MtpOptions& mtp = options.engine.mtp;
     if (mtp.draft_len > 0) report["mtp"] = mtp.draft_len;
     if (mtp.simulated_acceptance >= 0) report["simulated_acceptance"] = mtp.simulated_acceptance;

@@ -96,6 +96,7 @@ nlohmann::json profile_json(const StepProfile& profile) {
           {"step_us", profile.step_us},
           {"gpu_busy", profile.busy},
           {"gpu_busy_traced", profile.busy_traced},
+          {"graph_launches", profile.graph_launches},
           {"host_us", profile.host_us},
           {"floor_us", profile.floor_us},
           {"ops", std::move(rows)}};

@@ -51,8 +51,9 @@ struct StepProfile {
   // steps without one, since a timeline makes the launch of a graph slow. And all under a timeline.
   double busy = 0;
   double busy_traced = 0;
-  double host_us = 0;   // the rank thread's time per step
-  double floor_us = 0;  // sum of the costs' floors
+  double graph_launches = 0;  // in a step: 1 where it is one captured graph, 0 op by op
+  double host_us = 0;         // the rank thread's time per step
+  double floor_us = 0;        // sum of the costs' floors
   std::vector<ProfileRow> rows;
 };
 

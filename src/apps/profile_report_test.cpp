@@ -65,6 +65,7 @@ TEST(ProfileReport, TableJsonAndTraceSayTheSame) {
   profile.step_us = 30;
   profile.busy = 0.9;
   profile.busy_traced = 0.8;
+  profile.graph_launches = 1;
   profile.host_us = 3;
   profile.floor_us = 15;
   profile.rows = profile_rows(kKernels, 1, {}, {1e12, 1e12, 1e12});
@@ -75,6 +76,7 @@ TEST(ProfileReport, TableJsonAndTraceSayTheSame) {
   const auto json = profile_json(profile);
   EXPECT_EQ(json["ops"].size(), 4u);
   EXPECT_EQ(json["gpu_busy"], 0.9);
+  EXPECT_EQ(json["graph_launches"], 1);
   const auto trace = perfetto_trace(kKernels);
   ASSERT_EQ(trace["traceEvents"].size(), kKernels.size());
   EXPECT_EQ(trace["traceEvents"][2]["name"], "memcpy");

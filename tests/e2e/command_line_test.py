@@ -115,6 +115,8 @@ class BadInput(unittest.TestCase):
         self.expect_refusal((*generate, "--prompt", "x", "--device", "cuda"), "--device cuda")
         self.expect_refusal((*generate, "--prompt", "x", "--device", "cpu", "--kv-cache-dtype",
                              "fp8"), "--kv-cache-dtype fp8")
+        self.expect_refusal((*generate, "--prompt", "x", "--deterministic", "--reuse-output-pages"),
+                            "--deterministic", "--reuse-output-pages")
         self.expect_refusal(("serve", "--model", MODEL, "--api-key", "two words"), "--api-key")
         self.expect_refusal(("profile", "--model", MODEL), "--decode", "--prefill")
         self.expect_refusal(("profile", "--model", MODEL, "--prefill", "8x"), "--prefill '8x'")

@@ -59,6 +59,40 @@ TEST_P(GoldenGpuTest, LogitsOfEveryPosition) {
   }
 }
 
+// With batch-invariant kernels logits have the same bits in chunks of any size: as many query
+// tokens in a step (absorbed), or as little of the prompt (expanded), as it may be.
+void expect_same_bits_in_any_chunks(const ModelFixture& fixture,
+                                    const std::vector<int32_t>& token_ids) {
+  CudaBackendConfig config;
+  config.batch_invariant = true;
+  const auto cuda = CudaBackend::create(config).value();
+  const ModelWeights weights = fixture.load_weights(*cuda);
+  const auto num_tokens = static_cast<int64_t>(token_ids.size());
+  for (const bool absorbed : {false, true}) {
+    const auto whole =
+        fixture.all_logits(*cuda, weights, KvFormat::kBF16, token_ids, num_tokens, absorbed);
+    for (const int64_t chunk : {1, 2, 4, 7, 64, 100}) {
+      EXPECT_EQ(fixture.all_logits(*cuda, weights, KvFormat::kBF16, token_ids, chunk, absorbed),
+                whole)
+          << num_tokens << " tokens, chunks of " << chunk << (absorbed ? ", absorbed" : "");
+    }
+  }
+}
+
+TEST_P(GoldenGpuTest, BatchInvariantLogits) {
+  const GoldenFixture fixture(GetParam());
+  for (const auto& golden : fixture.goldens()) {
+    expect_same_bits_in_any_chunks(fixture, golden.token_ids);
+  }
+}
+
+TEST(TinyR1GpuTest, BatchInvariantLogits) {
+  const ModelFixture fixture("models/tiny-r1");
+  std::vector<int32_t> token_ids;
+  for (int32_t i = 0; i < 230; ++i) token_ids.push_back((i * 7919 + 13) % 1152);
+  expect_same_bits_in_any_chunks(fixture, token_ids);
+}
+
 INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenGpuTest, testing::ValuesIn(golden_fixture_names()),
                          [](const auto& info) { return info.param; });
 

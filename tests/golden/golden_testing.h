@@ -81,18 +81,13 @@ inline double median_row_error(const std::vector<float>& got, const std::vector<
   return errors[errors.size() / 2];
 }
 
-// One fixture directory.
-class GoldenFixture {
+// A model directory and the forward pass of its model.
+class ModelFixture {
  public:
-  explicit GoldenFixture(const std::string& name)
-      : dir_(std::filesystem::path("tests/golden") / name),
-        config_(DeepseekConfig::load(dir_).value()),
-        goldens_(read_goldens(dir_)) {
-    CHECK(goldens_.size() >= 2, name);
-  }
+  explicit ModelFixture(const std::filesystem::path& dir)
+      : dir_(dir), config_(DeepseekConfig::load(dir_).value()) {}
 
   const DeepseekConfig& config() const { return config_; }
-  const std::vector<Golden>& goldens() const { return goldens_; }
   bool is_fp8() const { return config_.quantization == WeightQuantization::kFp8Block128; }
 
   ModelWeights load_weights(Backend& backend) const {
@@ -165,6 +160,20 @@ class GoldenFixture {
  private:
   std::filesystem::path dir_;
   DeepseekConfig config_;
+};
+
+// One fixture directory.
+class GoldenFixture : public ModelFixture {
+ public:
+  explicit GoldenFixture(const std::string& name)
+      : ModelFixture(std::filesystem::path("tests/golden") / name),
+        goldens_(read_goldens(std::filesystem::path("tests/golden") / name)) {
+    CHECK(goldens_.size() >= 2, name);
+  }
+
+  const std::vector<Golden>& goldens() const { return goldens_; }
+
+ private:
   std::vector<Golden> goldens_;
 };
 

@@ -21,59 +21,13 @@ import transformers
 from safetensors.torch import save_file
 
 from configs import GOLDENS
+from layout import weight_shapes
 
 NUM_GREEDY = 24
 BLOCK = 128
 MIN_ROUTER_GAP = 2e-5  # of scores, between the last chosen and the first not chosen
 MIN_DISTINCT = 8  # greedy ids: a short loop shows little
 MAX_TRIES = 2000
-
-
-def weight_shapes(config):
-    """Published tensor names and shapes, written down from the published checkpoints."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    qk_dim = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
-
-    def mlp(prefix, width):
-        shapes[prefix + "gate_proj.weight"] = (width, hidden)
-        shapes[prefix + "up_proj.weight"] = (width, hidden)
-        shapes[prefix + "down_proj.weight"] = (hidden, width)
-
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        attention = prefix + "self_attn."
-        shapes[prefix + "input_layernorm.weight"] = (hidden,)
-        rank = config["q_lora_rank"]
-        if rank is None:
-            shapes[attention + "q_proj.weight"] = (heads * qk_dim, hidden)
-        else:
-            shapes[attention + "q_a_proj.weight"] = (rank, hidden)
-            shapes[attention + "q_a_layernorm.weight"] = (rank,)
-            shapes[attention + "q_b_proj.weight"] = (heads * qk_dim, rank)
-        latent = config["kv_lora_rank"]
-        shapes[attention + "kv_a_proj_with_mqa.weight"] = (
-            latent + config["qk_rope_head_dim"], hidden)
-        shapes[attention + "kv_a_layernorm.weight"] = (latent,)
-        shapes[attention + "kv_b_proj.weight"] = (
-            heads * (config["qk_nope_head_dim"] + config["v_head_dim"]), latent)
-        shapes[attention + "o_proj.weight"] = (hidden, heads * config["v_head_dim"])
-        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
-        if layer < config["first_k_dense_replace"]:
-            mlp(prefix + "mlp.", config["intermediate_size"])
-            continue
-        num_experts, width = config["n_routed_experts"], config["moe_intermediate_size"]
-        shapes[prefix + "mlp.gate.weight"] = (num_experts, hidden)
-        if config["topk_method"] == "noaux_tc":
-            shapes[prefix + "mlp.gate.e_score_correction_bias"] = (num_experts,)
-        for expert in range(num_experts):
-            mlp(f"{prefix}mlp.experts.{expert}.", width)
-        if config["n_shared_experts"] > 0:
-            mlp(prefix + "mlp.shared_experts.", width * config["n_shared_experts"])
-    shapes["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
-    return shapes
 
 
 def draw_weight(config, name, shape, generator):

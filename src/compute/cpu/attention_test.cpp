@@ -206,6 +206,17 @@ TEST_P(AttentionTest, BothRoadsAgainstFloat64) {
   }
 }
 
+// As MTP modules ask: the first positions are no keys, and their own queries may see nothing.
+TEST_P(AttentionTest, KeysBeforeTheFirstAreNotSeen) {
+  CpuBackend backend({.num_threads = 2});
+  for (const int64_t first_key : {1, 2, 5, 64}) {
+    const AttentionWorld world(kOddHeads, kMix, GetParam(), 30, first_key);
+    const auto want = world.reference();
+    expect_near(world.run(backend, true), want, kTolerance);
+    expect_near(world.run(backend, false), want, kTolerance);
+  }
+}
+
 TEST_P(AttentionTest, RandomBatches) {
   CpuBackend backend({.num_threads = 2});
   std::mt19937 engine(21);

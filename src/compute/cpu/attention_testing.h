@@ -33,8 +33,9 @@ class AttentionWorld {
   static constexpr int64_t kLayer = 1;
 
   AttentionWorld(const AttentionShape& shape, std::vector<AttentionSequence> sequences,
-                 KvFormat format, uint32_t seed)
+                 KvFormat format, uint32_t seed, int64_t first_key = 0)
       : shape_(shape),
+        first_key_(first_key),
         sequences_(std::move(sequences)),
         kv_b_(random_stored(DType::kF32, shape.num_heads * (shape.nope + shape.v), shape.latent,
                             seed)) {
@@ -85,9 +86,11 @@ class AttentionWorld {
     Matrix out(q.rows, shape_.num_heads * shape_.v, 3);
     const TensorView q_view = q.view().split_last(shape_.num_heads, shape_.qk());
     if (absorbed) {
-      backend.mla_absorbed({q_view, weight, state, batch, pool_, kLayer, kScale, out.view()});
+      backend.mla_absorbed(
+          {q_view, weight, state, batch, pool_, kLayer, kScale, out.view(), first_key_});
     } else {
-      backend.mla_expanded({q_view, weight, state, batch, pool_, kLayer, kScale, out.view()});
+      backend.mla_expanded(
+          {q_view, weight, state, batch, pool_, kLayer, kScale, out.view(), first_key_});
     }
     return out;
   }
@@ -112,7 +115,7 @@ class AttentionWorld {
           }
           std::vector<double> weights;
           double total = 0;
-          for (int64_t i = 0; i <= position; ++i) {
+          for (int64_t i = first_key_; i <= position; ++i) {
             const auto& token = tokens_[s][i];
             double score = 0;
             for (int64_t j = 0; j < shape_.latent; ++j) score += absorbed[j] * token[j];
@@ -123,9 +126,9 @@ class AttentionWorld {
             total += weights.back();
           }
           std::vector<double> mixed(shape_.latent);
-          for (int64_t i = 0; i <= position; ++i) {
+          for (int64_t i = first_key_; i <= position; ++i) {
             for (int64_t j = 0; j < shape_.latent; ++j) {
-              mixed[j] += weights[i] / total * tokens_[s][i][j];
+              mixed[j] += weights[i - first_key_] / total * tokens_[s][i][j];
             }
           }
           for (int64_t i = 0; i < shape_.v; ++i) {
@@ -199,6 +202,7 @@ class AttentionWorld {
   }
 
   AttentionShape shape_;
+  int64_t first_key_;
   std::vector<AttentionSequence> sequences_;
   Stored kv_b_;
   int64_t max_pages_ = 0;

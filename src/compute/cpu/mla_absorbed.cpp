@@ -70,10 +70,11 @@ void attend(const MlaCall& call, int64_t sequence, const cpu::QueryRows& rows) {
   rows.reset(dim);
   for (int64_t page = 0; page <= rows.last_position() / kPage; ++page) {
     const float* latent = cpu::load_page(call.pool, pages[page], call.layer, kv_len - page * kPage);
-    cpu::attend_page({latent, latent, dim, dim, page * kPage}, call.softmax_scale, rows);
+    cpu::attend_page({latent, latent, dim, dim, page * kPage, call.first_key}, call.softmax_scale,
+                     rows);
   }
   for (int64_t row = 0; row < rows.num_rows; ++row) {
-    const float inverse = 1.0f / rows.sums[row];
+    const float inverse = rows.sums[row] > 0.0f ? 1.0f / rows.sums[row] : 0.0f;
     float* values = rows.outputs + row * dim;
     for (int64_t i = 0; i < call.kv_up.latent_dim; ++i) values[i] *= inverse;
   }

@@ -124,9 +124,9 @@ void CpuBackend::expand_and_attend(const MlaCall& call, int64_t sequence) {
         const int64_t page_start = (group + index) * kPage;
         if (page_start > rows.last_position()) break;
         const int64_t block = (index * widths.heads + head) * kPage;
-        cpu::attend_page(
-            {keys + block * widths.qk, values + block * widths.v, widths.qk, widths.v, page_start},
-            call.softmax_scale, rows);
+        cpu::attend_page({keys + block * widths.qk, values + block * widths.v, widths.qk, widths.v,
+                          page_start, call.first_key},
+                         call.softmax_scale, rows);
       }
     });
   }
@@ -134,9 +134,8 @@ void CpuBackend::expand_and_attend(const MlaCall& call, int64_t sequence) {
     for (int64_t head = 0; head < widths.heads; ++head) {
       const int64_t row = head * num_tokens + token;
       float* target = call.out.row<float>(begin + token) + head * widths.v;
-      for (int64_t i = 0; i < widths.v; ++i) {
-        target[i] = all.outputs[row * widths.v + i] / all.sums[row];
-      }
+      const float sum = all.sums[row] > 0.0f ? all.sums[row] : 1.0f;
+      for (int64_t i = 0; i < widths.v; ++i) target[i] = all.outputs[row * widths.v + i] / sum;
     }
   });
 }

@@ -15,16 +15,17 @@
 namespace deepflight::cpu {
 namespace {
 
-// Turns a row's scores of one page into probabilities relative to the running maximum (zero from
-// num_valid on), and returns the factor for what was summed before.
-float softmax_page(float* scores, int64_t num_valid, float scale, float* running_maximum,
+// Turns a row's scores of one page into probabilities relative to the running maximum (zero outside
+// [begin, end)), and returns the factor for what was summed before.
+float softmax_page(float* scores, int64_t begin, int64_t end, float scale, float* running_maximum,
                    float* running_sum) {
   float maximum = *running_maximum;
-  for (int64_t i = 0; i < num_valid; ++i) maximum = std::max(maximum, scores[i] * scale);
+  for (int64_t i = begin; i < end; ++i) maximum = std::max(maximum, scores[i] * scale);
   const float correction =
       std::isinf(*running_maximum) ? 0.0f : fast_exp(*running_maximum - maximum);
-  for (int64_t i = 0; i < num_valid; ++i) scores[i] = fast_exp(scores[i] * scale - maximum);
-  std::fill(scores + num_valid, scores + kPage, 0.0f);
+  for (int64_t i = begin; i < end; ++i) scores[i] = fast_exp(scores[i] * scale - maximum);
+  std::fill(scores, scores + begin, 0.0f);
+  std::fill(scores + end, scores + kPage, 0.0f);
   float lanes[8] = {};
   for (int64_t i = 0; i < kPage; i += 8) {
     for (int lane = 0; lane < 8; ++lane) lanes[lane] += scores[i + lane];
@@ -80,13 +81,14 @@ void attend_page(const PageView& page, float scale, const QueryRows& rows) {
   multiply_small({kPage, page.qk_dim, true}, rows.num_rows, rows.queries, page.keys, scores);
   for (int64_t row = 0; row < rows.num_rows; ++row) {
     float* row_scores = scores + row * kPage;
-    const int64_t num_valid =
-        std::clamp<int64_t>(rows.position(row) - page.first_position + 1, 0, kPage);
-    if (num_valid == 0) {  // adds nothing: zero probabilities, what was summed stays
+    const int64_t begin = std::max<int64_t>(page.first_key - page.first_position, 0);
+    const int64_t end = std::clamp<int64_t>(rows.position(row) - page.first_position + 1, 0, kPage);
+    if (end <= begin) {  // adds nothing: zero probabilities, what was summed stays
       std::fill_n(row_scores, kPage, 0.0f);
       factors[row] = 1.0f;
     } else {
-      factors[row] = softmax_page(row_scores, num_valid, scale, rows.maxima + row, rows.sums + row);
+      factors[row] =
+          softmax_page(row_scores, begin, end, scale, rows.maxima + row, rows.sums + row);
     }
   }
   multiply_small({page.v_dim, kPage, false}, rows.num_rows, scores, page.values, products);

@@ -26,6 +26,7 @@ struct PageView {
   int64_t qk_dim;
   int64_t v_dim;
   int64_t first_position;
+  int64_t first_key;  // position from which on keys are seen
 };
 
 // Dense query rows and their state over the pages seen so far. Row r stands at position
@@ -38,7 +39,7 @@ struct QueryRows {
   int64_t rows_per_position;
   float* outputs;  // [num_rows, v_dim], not normalised
   float* maxima;   // [num_rows]
-  float* sums;     // [num_rows]
+  float* sums;     // [num_rows]; 0: has seen no key, and outputs are zeros
 
   int64_t position(int64_t row) const {
     return first_position + (row_offset + row) / rows_per_position;
@@ -48,7 +49,8 @@ struct QueryRows {
   void reset(int64_t v_dim) const;
 };
 
-// Adds the page to the rows' softmax: causal, so a row takes the tokens up to its own position.
+// Adds the page to the rows' softmax: causal, so a row takes the tokens up to its own position,
+// from first_key on.
 void attend_page(const PageView& page, float scale, const QueryRows& rows);
 
 }  // namespace deepflight::cpu

@@ -18,6 +18,9 @@ struct CudaBackendConfig {
   // Longest run of KV tokens that expanded attention holds expanded at once.
   int64_t kv_chunk_tokens = 8192;
   int upload_threads = 12;
+  // Only kernels whose result for a row (a token's activations, a sampled row) depends on that row
+  // alone, so that a request's outputs have the same bits in any company. Some steps take longer.
+  bool batch_invariant = false;
   // Measure which kernels are fastest before they are used (minutes), and keep that for later runs.
   bool autotune = false;
 };

@@ -74,7 +74,7 @@ struct CudaBackend::Impl {
   Rows with_fp8(Lane& lane, const Rows& x, bool fp8);
   // The shared expert, on the side lane.
   void shared_expert(const Rows& x, const MlpWeights& weights, const TensorView& out);
-  void launch(Lane& lane, const Bf16GemmProblem& problem);
+  void launch(Lane& lane, Bf16GemmProblem problem);
   // out = x * weight^T by `matrices`, dense or (offsets not null) grouped.
   void multiply(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
                 const int32_t* offsets, const TensorView& out);

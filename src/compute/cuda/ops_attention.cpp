@@ -57,6 +57,7 @@ Problem attention_problem(const MlaCall& call) {
   problem.latent_dim = call.kv_up.latent_dim;
   problem.rope_dim = call.pool.token_dim - call.kv_up.latent_dim;
   problem.softmax_scale = call.softmax_scale;
+  problem.first_key = call.first_key;
   problem.num_sequences = call.batch.num_sequences;
   problem.slots = call.batch.slots.data<int32_t>();
   problem.pool = call.pool.base;
@@ -191,6 +192,7 @@ void CudaBackend::mla_absorbed(const MlaCall& call) {
     impl_->launch(impl_->main, product);
   }
   auto problem = decode_problem(call, query);
+  problem.batch_invariant = impl_->config.batch_invariant;
   TensorView latent_out;
   const auto carve = [&](Carver& carver) {
     latent_out = carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});

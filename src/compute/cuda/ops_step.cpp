@@ -171,6 +171,7 @@ void CudaBackend::sample(const StepState& state, const StepInputs& inputs, const
   problem.last_tokens = data_or_null<int32_t>(state.last_tokens);
   problem.token_masks = reinterpret_cast<const uint32_t*>(data_or_null<int32_t>(state.token_masks));
   problem.masks_stride = row_stride(state.token_masks);
+  problem.batch_invariant = impl_->config.batch_invariant;
   problem.max_logprobs = sampled.max_logprobs;
   problem.tokens = data_or_null<int32_t>(sampled.tokens);
   problem.logprobs = data_or_null<float>(sampled.logprobs);

@@ -64,6 +64,7 @@ void CudaBackend::prepare_kernels(int64_t max_tokens) {
   constexpr int64_t kMaxTopk = 8;  // experts a token of the models that there are
   std::vector<Fp8GemmUse> uses = impl_->fp8_uses;
   for (Fp8GemmUse& use : uses) {
+    use.batch_invariant = impl_->config.batch_invariant;
     use.max_m = use.num_groups == 0
                     ? max_tokens
                     : std::min(max_tokens, impl_->config.moe_chunk_tokens) * kMaxTopk;
@@ -78,7 +79,8 @@ void CudaBackend::prepare_kernels(int64_t max_tokens) {
   warm_up_fp8_gemm(uses);
 }
 
-void CudaBackend::Impl::launch(Lane& lane, const Bf16GemmProblem& problem) {
+void CudaBackend::Impl::launch(Lane& lane, Bf16GemmProblem problem) {
+  problem.batch_invariant = config.batch_invariant;
   bf16_gemm.launch(problem, lane.product.get(Bf16Gemm::kWorkspaceBytes), lane.stream.get());
 }
 
@@ -93,6 +95,7 @@ void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMa
       problem.out = target.raw();
       problem.out_stride = target.stride(0);
       problem.out_f32 = target.dtype() == DType::kF32;
+      problem.batch_invariant = config.batch_invariant;
       launch_fp8_gemm(problem, lane.stream.get());
     } else if (offsets != nullptr) {
       launch_grouped_bf16(grouped_problem(input, part, offsets, target), lane.stream.get());
@@ -111,6 +114,7 @@ bool CudaBackend::Impl::multiply_fused(Lane& lane, const Rows& x,
   if (x.dim(0) == 0) return true;
   Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets, next_tile);
   problem.activated = fp8_rows(activated);
+  problem.batch_invariant = config.batch_invariant;
   if (!fuses_fp8_swiglu(problem)) return false;
   launch_fp8_gemm(problem, lane.stream.get());
   return true;

@@ -93,6 +93,8 @@ struct MlaCall {
   int64_t layer;
   float softmax_scale;
   TensorView out;  // [num_tokens, num_heads * v_dim]
+  // Keys of positions before it are not seen; at most 64. A token that so sees none gets zeros.
+  int64_t first_key = 0;
 };
 
 // (token, k) pairs sorted by expert; in token order within an expert.

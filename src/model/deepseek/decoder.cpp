@@ -244,7 +244,8 @@ void Decoder::attention(const AttentionWeights& weights, int64_t kv_layer,
                    step.pool,
                    kv_layer,
                    softmax_scale_,
-                   out.slice(0, begin, end - begin)};
+                   out.slice(0, begin, end - begin),
+                   step.first_key};
   };
   if (num_absorbed > 0) backend_.mla_absorbed(call(0, num_absorbed, inputs.absorbed));
   if (num_tokens > num_absorbed) {

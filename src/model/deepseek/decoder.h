@@ -52,6 +52,7 @@ struct LayerContext {
   const StepState& state;
   const StepInputs& inputs;
   const KvPool& pool;
+  int64_t first_key = 0;  // as in MlaCall
 };
 
 class Decoder {

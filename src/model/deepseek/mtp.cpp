@@ -24,6 +24,9 @@ StepInputs chunks_of(const StepInputs& inputs) {
   return chunks;
 }
 
+// Module k reads states of module k - 1, and the first token that any has a state before it is 1.
+int64_t first_key(int64_t module) { return module + 1; }
+
 }  // namespace
 
 MtpDrafter::MtpDrafter(const ModelWeights& weights, Backend& backend, DecoderWorkspace& workspace,
@@ -80,7 +83,7 @@ void MtpDrafter::follow_chunks(const StepState& state, const StepInputs& inputs,
       backend_.shift_states(state, chunks, pool, module, states, shifted);
       if (module > 0) backend_.keep_states(state, chunks, pool, module, states);
       join(weights_.mtp[module], chunks, shifted);
-      const LayerContext step{state, chunks, pool};
+      const LayerContext step{state, chunks, pool, first_key(module)};
       if (module + 1 < num_modules_) {
         states = finish(module, step);
       } else {
@@ -105,7 +108,8 @@ void MtpDrafter::draft_by_one(const StepState& state, const DraftInputs& drafts,
   const MtpWeights& module = weights_.mtp[0];
   const TensorView verified_states = workspace_.sampled.first_rows(drafts.verified.num_tokens);
   join(module, drafts.verified, verified_states);
-  decoder_.layer_kv(module.layer, decoder_.config().num_layers, {state, drafts.verified, pool});
+  decoder_.layer_kv(module.layer, decoder_.config().num_layers,
+                    {state, drafts.verified, pool, first_key(0)});
   if (num_drafts == 0) return;
 
   const int64_t num_sequences = drafts.chain.num_tokens;
@@ -114,7 +118,7 @@ void MtpDrafter::draft_by_one(const StepState& state, const DraftInputs& drafts,
   backend_.gather_rows(verified_states, drafts.last_rows, states);
   for (int64_t i = 0; i < num_drafts; ++i) {
     join(module, drafts.chain, states);
-    states = finish(0, {state, drafts.chain, pool});
+    states = finish(0, {state, drafts.chain, pool, first_key(0)});
     backend_.linear(states, weights_.lm_head, logits);
     backend_.take_drafts(state, logits, i, drafts);
   }
@@ -139,7 +143,7 @@ void MtpDrafter::draft_by_each(const StepState& state, const DraftInputs& drafts
       backend_.keep_states(state, drafts.chain, pool, module, some);
     }
     join(weights_.mtp[module], rows, shifted);
-    states = finish(module, {state, rows, pool});
+    states = finish(module, {state, rows, pool, first_key(module)});
     if (module >= num_drafts) continue;
     backend_.gather_rows(states, drafts.draft_rows, some);
     backend_.linear(some, weights_.lm_head, logits);

@@ -8,9 +8,10 @@
 // s is what the model has after its final norm. The published description puts this entry at
 // position i - 1; here it lies at i, so that what a page holds follows from the page's own tokens
 // and those before it, whatever comes next, and a page found in the prefix cache is as good as one
-// computed anew. Rope sees differences of positions only. Position 0 has no state before it: its
-// entry is made with zeros. The state before a page's or a chunk's first token comes from where
-// Backend::keep_states left it.
+// computed anew. Rope sees differences of positions only. Position 0, which has no state before it,
+// has no entry in the published order: what lies there is made with zeros and is never seen as a
+// key (MlaCall::first_key; one position more for each further module). The state before a page's or
+// a chunk's first token comes from where Backend::keep_states left it.
 //
 // A module's KV is one more layer of the pages. An entry depends on its own input alone, so tokens
 // that draft nothing (prompts; all but the last accepted one of a decode row) only write it.

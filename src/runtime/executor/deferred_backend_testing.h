@@ -30,6 +30,7 @@ class DeferredBackend final : public Backend {
   // What the ops last saw, for tests that look at the device.
   StepState last_state;
   KvPool last_pool;
+  std::vector<float> draft_logits;  // of the first sequence, one draft's after the other's
   int num_captures = 0;
   int num_copies_in = 0;
   int64_t last_copy_in_bytes = 0;
@@ -233,7 +234,12 @@ class DeferredBackend final : public Backend {
   }
   void take_drafts(const StepState& state, const TensorView& logits, int64_t draft_idx,
                    const DraftInputs& drafts) override {
-    issue([=, this] { base_.take_drafts(state, logits, draft_idx, drafts); });
+    issue([=, this] {
+      if (draft_idx == 0) draft_logits.clear();
+      const float* row = logits.row<float>(0);
+      draft_logits.insert(draft_logits.end(), row, row + logits.dim(1));
+      base_.take_drafts(state, logits, draft_idx, drafts);
+    });
   }
 
  private:
@@ -258,8 +264,11 @@ class DeferredBackend final : public Backend {
           pool(call.pool),
           layer(call.layer),
           softmax_scale(call.softmax_scale),
-          out(call.out) {}
-    MlaCall get() const { return {q, *kv_up, state, batch, pool, layer, softmax_scale, out}; }
+          out(call.out),
+          first_key(call.first_key) {}
+    MlaCall get() const {
+      return {q, *kv_up, state, batch, pool, layer, softmax_scale, out, first_key};
+    }
     TensorView q;
     const KvUpWeight* kv_up;
     StepState state;
@@ -268,6 +277,7 @@ class DeferredBackend final : public Backend {
     int64_t layer;
     float softmax_scale;
     TensorView out;
+    int64_t first_key;
   };
 
   void issue(Op op) {

@@ -220,7 +220,8 @@ void use_tuned_table(TunedTable table) {
 Config chosen_config(const Shape& shape) {
   {
     std::lock_guard lock(table_mutex);
-    if (const auto config = device_table().table.find(shape)) return *config;
+    const auto config = device_table().table.find(shape);
+    if (config && (!shape.batch_invariant || is_batch_invariant(*config))) return *config;
   }
   return choose(shape, current_machine());
 }

@@ -179,6 +179,8 @@ double tile_cycles(const Config& config) {
 
 }  // namespace
 
+bool is_batch_invariant(const Config& config) { return !config.swapped && config.split_k == 1; }
+
 int64_t rounded_rows(int64_t m) {
   const int64_t step = m <= 64 ? 8 : m <= 512 ? 16 : m <= 1024 ? 64 : m <= 4096 ? 256 : 1024;
   return std::max<int64_t>(ceil_div(m, step) * step, step);
@@ -207,6 +209,7 @@ std::vector<Config> candidates(const Shape& shape) {
     config.grouped = grouped;
     config.out_f32 = shape.out_f32;
     config = with_stages(config);
+    if (shape.batch_invariant && !is_batch_invariant(config)) continue;
     if (fits(config)) found.push_back(config);
   }
   return found;

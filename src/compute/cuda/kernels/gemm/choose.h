@@ -16,6 +16,7 @@ struct Shape {
   int num_groups = 0;  // 0: dense
   bool out_f32 = false;
   bool swiglu = false;  // of the products' halves, quantised; see Fp8GemmProblem::activated
+  bool batch_invariant = false;  // only configurations that give a row the same bits
 };
 
 // What the model needs to know of the device.
@@ -23,6 +24,12 @@ struct Machine {
   int num_sms = 132;
   double dram_bytes_per_us = 4.8e6;  // nominal
 };
+
+// Whether the configuration is one of the family that gives an element of out the same bits, which
+// shapes with batch_invariant are held to: its sum runs over the blocks of 128 of k in one order
+// (no split), and x is the tensor cores' operand of 64 rows. How these add up a block is not
+// documented; nothing says that the two sides do it alike, so one is kept to.
+bool is_batch_invariant(const Config& config);
 
 // m as the choice sees it, and all such values up to `max_m`: between them the choice is the same,
 // so that a warm-up can know every kernel that will be asked for.

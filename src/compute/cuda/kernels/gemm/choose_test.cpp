@@ -72,6 +72,19 @@ TEST(Choose, ActivatesWithTheProductWhereTilesAreMany) {
   }
 }
 
+TEST(Choose, BatchInvariantShapesKeepToOneFamily) {
+  for (const Product& product : kProducts) {
+    for (const int64_t m : row_steps(20000)) {
+      const Shape shape = {m, product.n, product.k, product.num_groups, false, false, true};
+      for (const Config& config : candidates(shape)) ASSERT_TRUE(is_batch_invariant(config));
+      EXPECT_TRUE(is_batch_invariant(choose(shape, {}))) << m;
+    }
+  }
+  EXPECT_TRUE(is_batch_invariant(choose({8192, 4096, 7168, 0, false, true}, {})));  // activated
+  EXPECT_FALSE(is_batch_invariant(choose({8, 2112, 7168}, {})));                    // a split sum
+  EXPECT_FALSE(is_batch_invariant(choose({512, 4096, 7168, 256}, {})));  // the other side
+}
+
 TEST(Choose, FewColumnsAreSplitAlongK) {
   EXPECT_GT(choose({8, 2112, 7168}, {}).split_k, 1);
   EXPECT_EQ(choose({64, 36864, 7168}, {}).split_k, 1);

@@ -20,11 +20,12 @@ namespace {
 std::vector<Config> chosen_configs() {
   std::vector<Config> configs;
   const auto add_all = [&](int64_t n, int64_t k, int num_groups, int64_t max_m) {
-    for (const int num_sms : {132}) {
+    for (const bool batch_invariant : {false, true}) {
       for (const int64_t m : row_steps(max_m)) {
         for (const bool swiglu : {false, true}) {
           if (swiglu && n % 256 != 0) continue;
-          const Config config = choose({m, n, k, num_groups, false, swiglu}, {num_sms});
+          const Config config =
+              choose({m, n, k, num_groups, false, swiglu, batch_invariant}, {132});
           if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
             configs.push_back(config);
           }

@@ -129,7 +129,7 @@ cudaKernel_t kernel_of(const Config& config) {
 }  // namespace
 
 Shape shape_of(const Fp8GemmProblem& p) {
-  return {p.m, p.n, p.k, p.num_groups, p.out_f32, p.activated.values != nullptr};
+  return {p.m, p.n, p.k, p.num_groups, p.out_f32, p.activated.values != nullptr, p.batch_invariant};
 }
 
 Machine current_machine() {
@@ -170,12 +170,12 @@ namespace {
 // Weighing all configurations takes longer than launching one: a thread keeps what it decided.
 template <typename Decision, typename Decide>
 Decision kept(const Shape& shape, const Decide& decide) {
-  using Key = std::tuple<int, int64_t, int64_t, int64_t, int, bool, bool>;
+  using Key = std::tuple<int, int64_t, int64_t, int64_t, int, bool, bool, bool>;
   thread_local std::map<Key, Decision> decisions;
   int device = 0;
   CUDA_CHECK(cudaGetDevice(&device));
   const Key key(device, rounded_rows(shape.m), shape.n, shape.k, shape.num_groups, shape.out_f32,
-                shape.swiglu);
+                shape.swiglu, shape.batch_invariant);
   const auto found = decisions.find(key);
   if (found != decisions.end()) return found->second;
   return decisions.emplace(key, decide(shape)).first->second;

@@ -17,7 +17,8 @@ bool fast_kernel_fits(const Fp8GemmProblem& problem);
 // With a given configuration; compiles it if need be. The problem fits.
 void launch_fast(const Fp8GemmProblem& problem, const Config& config, cudaStream_t stream);
 
-// What the current device's table has measured as the fastest, else what choose() returns.
+// What the current device's table has measured as the fastest, if the shape may take it, else what
+// choose() returns.
 Config chosen_config(const Shape& shape);
 
 // Whether problem.activated, which is set, is sooner had from one kernel than from a product to

@@ -40,6 +40,7 @@ void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
   for (const Fp8GemmUse& use : uses) {
     for (const int64_t m : gemm_fp8::row_steps(use.max_m)) {
       gemm_fp8::Shape shape{m, use.n, use.k, use.num_groups, use.out_f32};
+      shape.batch_invariant = use.batch_invariant;
       add(shape);
       shape.swiglu = use.swiglu;
       if (shape.swiglu && gemm_fp8::swiglu_pays(shape, gemm_fp8::current_machine())) add(shape);

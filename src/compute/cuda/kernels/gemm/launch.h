@@ -25,6 +25,7 @@ struct Fp8GemmUse {
   bool out_f32 = false;
   bool swiglu = false;  // perhaps with the activation behind it
   int64_t max_m = 0;
+  bool batch_invariant = false;
 };
 
 // Compiles every kernel that the uses can need and loads it on the current device, so that nothing

@@ -27,6 +27,8 @@ struct Fp8GemmProblem {
   // Where grouped: a counter on the device that is 0 before and after. Launches that share one must
   // follow each other in a stream.
   int32_t* next_tile = nullptr;
+  // A row's result depends on the row alone, not on m or its place: see choose.h.
+  bool batch_invariant = false;
   // No work in flight writes w or w_scales: their reading may begin while kernels before this one
   // still run.
   bool weights_settled = false;

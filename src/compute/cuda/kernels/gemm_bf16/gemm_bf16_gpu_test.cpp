@@ -76,16 +76,18 @@ TEST(GroupedBf16, RaggedGroupsOfAnyShape) {
   check({64, 64, {0, 0}});
 }
 
-TEST(DenseBf16, BatchesOfAnyShape) {
+struct Dense {
+  int64_t m, n, k, batch;
+  bool out_f32;
+};
+
+void check_dense(bool batch_invariant) {
   Bf16Gemm gemm;
   const DeviceArray<uint8_t> workspace(Bf16Gemm::kWorkspaceBytes);
-  struct Case {
-    int64_t m, n, k, batch;
-    bool out_f32;
-  };
-  for (const Case& c :
-       {Case{1, 64, 64, 1, false}, Case{3, 256, 512, 1, true}, Case{65, 512, 128, 4, false},
-        Case{5, 33, 31, 2, true}, Case{130, 128, 512, 3, false}, Case{7, 7, 9, 1, false}}) {
+  for (const Dense& c :
+       {Dense{1, 64, 64, 1, false}, Dense{3, 256, 512, 1, true}, Dense{65, 512, 128, 4, false},
+        Dense{5, 33, 31, 2, true}, Dense{130, 128, 512, 3, false}, Dense{7, 7, 9, 1, false},
+        Dense{70, 130, 200, 2, true}, Dense{64, 96, 72, 1, false}}) {
     SCOPED_TRACE(::testing::Message() << c.m << " " << c.n << " " << c.k << " " << c.batch);
     const auto x16 = to_bf16(random_normal(c.batch * c.m * c.k, 1.0f, 3));
     const auto w16 = to_bf16(random_normal(c.batch * c.n * c.k, 1.0f, 4));
@@ -97,6 +99,7 @@ TEST(DenseBf16, BatchesOfAnyShape) {
     p.w = d_w.data(), p.w_stride = c.k, p.w_batch_stride = c.n * c.k;
     p.out = d_out.data(), p.out_stride = c.n, p.out_batch_stride = c.m * c.n;
     p.out_f32 = c.out_f32, p.m = c.m, p.n = c.n, p.k = c.k, p.batch = c.batch;
+    p.batch_invariant = batch_invariant;
     gemm.launch(p, workspace.data(), nullptr);
     const auto bytes = d_out.host();
     std::vector<float> got(c.batch * c.m * c.n);
@@ -122,6 +125,46 @@ TEST(DenseBf16, BatchesOfAnyShape) {
       }
     }
     EXPECT_LE(relative_error(got, want), c.out_f32 ? 1e-5 : kTolerance);
+  }
+}
+
+TEST(DenseBf16, BatchesOfAnyShape) { check_dense(false); }
+TEST(DenseBf16, BatchesOfAnyShapeInvariant) { check_dense(true); }
+
+// Rows alone and in batches, at any place, have the same bits: the router's shape, W_UK's and
+// W_UV's by heads, and one that only the generic kernel takes.
+TEST(DenseBf16, RowsDoNotDependOnTheBatch) {
+  Bf16Gemm gemm;
+  const DeviceArray<uint8_t> workspace(Bf16Gemm::kWorkspaceBytes);
+  for (const Dense& c : {Dense{700, 256, 7168, 1, true}, Dense{300, 512, 128, 16, false},
+                         Dense{300, 128, 512, 16, false}, Dense{200, 33, 31, 2, true}}) {
+    const DeviceArray<uint16_t> x(to_bf16(random_normal(c.batch * c.m * c.k, 1.0f, 5)));
+    const DeviceArray<uint16_t> w(to_bf16(random_normal(c.batch * c.n * c.k, 1.0f, 6)));
+    const int64_t row_bytes = c.n * (c.out_f32 ? 4 : 2);
+    // Rows [begin, begin + count) of each batch, one after the other.
+    const auto run = [&](int64_t begin, int64_t count) {
+      const DeviceArray<uint8_t> out(c.batch * count * row_bytes);
+      Bf16GemmProblem p;
+      p.x = x.data() + begin * c.k, p.x_stride = c.k, p.x_batch_stride = c.m * c.k;
+      p.w = w.data(), p.w_stride = c.k, p.w_batch_stride = c.n * c.k;
+      p.out = out.data(), p.out_stride = c.n, p.out_batch_stride = count * c.n;
+      p.out_f32 = c.out_f32, p.m = count, p.n = c.n, p.k = c.k, p.batch = c.batch;
+      p.batch_invariant = true;
+      gemm.launch(p, workspace.data(), nullptr);
+      return out.host();
+    };
+    const auto whole = run(0, c.m);
+    for (const int64_t count : {1, 2, 15, 16, 63, 64, 65, 150}) {
+      for (const int64_t begin : {0, 3, 50}) {
+        const auto some = run(begin, count);
+        for (int64_t b = 0; b < c.batch; ++b) {
+          ASSERT_EQ(std::memcmp(some.data() + b * count * row_bytes,
+                                whole.data() + (b * c.m + begin) * row_bytes, count * row_bytes),
+                    0)
+              << count << " rows from " << begin << ", n " << c.n << " k " << c.k;
+        }
+      }
+    }
   }
 }
 

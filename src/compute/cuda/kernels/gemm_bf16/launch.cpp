@@ -3,7 +3,9 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <map>
 
 #include "base/check.h"
@@ -126,12 +128,37 @@ struct Bf16Gemm::Impl {
   std::map<Key, std::unique_ptr<Plan>> plans;
 };
 
+namespace {
+
+// Whether the tensor core kernel takes these sizes and row strides. Alike for every m.
+bool mma_fits(int64_t n, int64_t k, std::initializer_list<int64_t> in_strides,
+              std::initializer_list<int64_t> out_strides) {
+  constexpr int64_t kMaxDim = int64_t{1} << 30;
+  return n % 2 == 0 && k % 8 == 0 && n < kMaxDim && k < kMaxDim &&
+         std::ranges::all_of(in_strides, [](int64_t stride) { return stride % 8 == 0; }) &&
+         std::ranges::all_of(out_strides, [](int64_t stride) { return stride % 2 == 0; });
+}
+
+void launch_batch_invariant(const Bf16GemmProblem& p, cudaStream_t stream) {
+  const bool fits = mma_fits(p.n, p.k, {p.x_stride, p.w_stride, p.x_batch_stride, p.w_batch_stride},
+                             {p.out_stride, p.out_batch_stride}) &&
+                    p.m < (int64_t{1} << 22) && alignment(p.x) == 16 && alignment(p.w) == 16 &&
+                    alignment(p.out) >= (p.out_f32 ? 8 : 4);
+  if (fits) {
+    CUDA_CHECK(gemm_bf16::launch_mma(p, stream));
+  } else {
+    gemm_bf16::launch_generic(p, stream);
+    CUDA_CHECK(cudaGetLastError());
+  }
+}
+
+}  // namespace
+
 void launch_grouped_bf16(const Bf16GroupedProblem& p, cudaStream_t stream) {
   CHECK(p.m >= 0 && p.n > 0 && p.k > 0 && p.num_groups > 0, p.m, p.n, p.k, p.num_groups);
   if (p.m == 0) return;
-  const bool fits = p.n % 2 == 0 && p.k % 8 == 0 && p.x_stride % 8 == 0 && p.out_stride % 2 == 0 &&
-                    alignment(p.x) == 16 && alignment(p.w) == 16 && alignment(p.out) >= 4 &&
-                    p.n < (1 << 30) && p.k < (1 << 30) && p.m < (1 << 30);
+  const bool fits = mma_fits(p.n, p.k, {p.x_stride}, {p.out_stride}) && p.m < (1 << 30) &&
+                    alignment(p.x) == 16 && alignment(p.w) == 16 && alignment(p.out) >= 4;
   if (fits) {
     CUDA_CHECK(gemm_bf16::launch_grouped_mma(p, stream));
   } else {
@@ -146,6 +173,7 @@ Bf16Gemm::~Bf16Gemm() = default;
 void Bf16Gemm::launch(const Bf16GemmProblem& p, void* workspace, cudaStream_t stream) {
   CHECK(p.m >= 0 && p.n > 0 && p.k > 0 && p.batch > 0, p.m, p.n, p.k, p.batch);
   if (p.m == 0) return;
+  if (p.batch_invariant) return launch_batch_invariant(p, stream);
   // Below 16 bytes cuBLASLt has only slow kernels or none; such shapes are small models'.
   const bool aligned = p.k % 8 == 0 && p.n % 8 == 0 && p.x_stride % 8 == 0 && p.w_stride % 8 == 0 &&
                        p.out_stride % 8 == 0 && alignment(p.x) == 16 && alignment(p.w) == 16 &&

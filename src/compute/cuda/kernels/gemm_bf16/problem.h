@@ -20,6 +20,9 @@ struct Bf16GemmProblem {
   int64_t n = 0;
   int64_t k = 0;
   int64_t batch = 1;
+  // A row's result depends on the row alone: cuBLASLt, which picks its kernel by m and may split
+  // the sums, is not asked.
+  bool batch_invariant = false;
 };
 
 // out[r] = x[r] * w[g]^T for offsets[g] <= r < offsets[g + 1]. Only the device knows the offsets.

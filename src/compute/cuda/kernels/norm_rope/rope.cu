@@ -55,6 +55,15 @@ __device__ inline void store_bf16x8(__nv_bfloat16* target, const Bf16x8& values)
   *reinterpret_cast<Bf16x8*>(target) = values;
 }
 
+// Halves of a rotation, rounded in one way: left to the compiler, which product the sum takes in
+// could differ between kernels of this file, and with it a token's bits between sizes of a step.
+__device__ inline float turn_first(float a, float b, float cosine, float sine) {
+  return __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
+}
+__device__ inline float turn_second(float a, float b, float cosine, float sine) {
+  return __fmaf_rn(b, cosine, __fmul_rn(a, sine));
+}
+
 // What a thread turns of a head, by 16-byte pieces so that neighbours touch neighbouring ones: four
 // pairs in one piece, or, where the halves are the pairs, eight in two.
 template <bool kInterleaved>
@@ -80,16 +89,17 @@ struct Item {
     for (int i = 0; i < 4; ++i) {
       if constexpr (kInterleaved) {
         const float2 v = __bfloat1622float2(pieces[0].pairs[i]);
-        pieces[0].pairs[i] = __floats2bfloat162_rn(v.x * cosines[i] - v.y * sines[i],
-                                                   v.y * cosines[i] + v.x * sines[i]);
+        pieces[0].pairs[i] = __floats2bfloat162_rn(turn_first(v.x, v.y, cosines[i], sines[i]),
+                                                   turn_second(v.x, v.y, cosines[i], sines[i]));
       } else {
         const float2 x = __bfloat1622float2(pieces[0].pairs[i]);
         const float2 y = __bfloat1622float2(pieces[1].pairs[i]);
-        const int j = 2 * i;
-        pieces[0].pairs[i] = __floats2bfloat162_rn(x.x * cosines[j] - y.x * sines[j],
-                                                   x.y * cosines[j + 1] - y.y * sines[j + 1]);
-        pieces[1].pairs[i] = __floats2bfloat162_rn(y.x * cosines[j] + x.x * sines[j],
-                                                   y.y * cosines[j + 1] + x.y * sines[j + 1]);
+        const float c = cosines[2 * i], s = sines[2 * i];
+        const float d = cosines[2 * i + 1], t = sines[2 * i + 1];
+        pieces[0].pairs[i] =
+            __floats2bfloat162_rn(turn_first(x.x, y.x, c, s), turn_first(x.y, y.y, d, t));
+        pieces[1].pairs[i] =
+            __floats2bfloat162_rn(turn_second(x.x, y.x, c, s), turn_second(x.y, y.y, d, t));
       }
     }
   }

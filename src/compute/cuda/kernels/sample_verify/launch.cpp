@@ -10,11 +10,13 @@ namespace deepflight::cuda_sample_verify {
 namespace {
 
 // As many parts as fill the device once with blocks of 256 threads, none below 4096 logits.
-RowSplit split_rows(int64_t num_rows, int64_t vocab_size, int num_sms) {
+RowSplit split_rows(const SampleProblem& p, int num_sms) {
   constexpr int64_t kSmallestPart = 4096;
+  const int64_t vocab_size = p.vocab_size;
   const int64_t most =
       std::min<int64_t>((vocab_size + kSmallestPart - 1) / kSmallestPart, kMaxSplits);
-  const int64_t wanted = std::clamp<int64_t>(num_sms * kScanBlocksPerSm / num_rows, 1, most);
+  const int64_t filling = p.batch_invariant ? most : num_sms * kScanBlocksPerSm / p.num_rows;
+  const int64_t wanted = std::clamp<int64_t>(filling, 1, most);
   const int64_t part = ((vocab_size + wanted - 1) / wanted + 3) / 4 * 4;
   return {static_cast<int>((vocab_size + part - 1) / part), static_cast<int>(part)};
 }
@@ -37,9 +39,9 @@ void sample(const SampleProblem& problem, cudaStream_t stream) {
   }
   CHECK(p.scratch != nullptr && p.slots != nullptr && p.sampling != nullptr, p.num_rows);
   const int num_sms = DeviceInfo::current().num_sms;
-  const RowSplit split = split_rows(p.num_rows, p.vocab_size, num_sms);
+  const RowSplit split = split_rows(p, num_sms);
   launch_row_scan(p, split, stream);
-  launch_choose_token(p, split, p.num_rows > num_sms, stream);
+  launch_choose_token(p, split, !p.batch_invariant && p.num_rows > num_sms, stream);
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -42,6 +42,10 @@ struct SampleProblem {
   int64_t draft_stride = 0;
   const int32_t* thinking = nullptr;  // [num_slots]
 
+  // Results of a row depend on the row alone: how a row's logits are split over blocks does not
+  // follow from the number of rows.
+  bool batch_invariant = false;
+
   // SampledTokens.
   int64_t max_logprobs = 0;
   int32_t* tokens = nullptr;   // [num_rows]

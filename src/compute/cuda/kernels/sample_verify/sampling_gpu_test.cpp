@@ -358,5 +358,36 @@ TEST(Sample, TheBatchDoesNotMatter) {  // one row, and the same among 300: other
   }
 }
 
+// Tokens and log-probabilities of a row have the same bits alone and among any number of rows.
+TEST(Sampling, RowsDoNotDependOnTheBatch) {
+  for (const int64_t vocab : {1152, 129280}) {
+    std::mt19937_64 engine(11);
+    Batch all = random_batch(300, vocab, 3.0f, 21);
+    for (SlotSampling& s : all.sampling) {
+      random_filters(engine, s);
+      s.num_logprobs = static_cast<int32_t>(engine() % 6);
+    }
+    const Outcome whole = all.run(true);
+    for (const int64_t count : {1, 2, 33, 140}) {
+      for (const int64_t begin : {0, 100, 160}) {
+        Batch some = all;
+        some.slots.assign(all.slots.begin() + begin, all.slots.begin() + begin + count);
+        some.logits.assign(all.logits.begin() + begin * vocab,
+                           all.logits.begin() + (begin + count) * vocab);
+        const Outcome part = some.run(true);
+        for (int64_t row = 0; row < count; ++row) {
+          ASSERT_EQ(part.tokens[row], whole.tokens[begin + row]) << vocab << " row " << row;
+          ASSERT_EQ(part.logprobs[row], whole.logprobs[begin + row]) << vocab << " row " << row;
+          for (int64_t i = 0; i < all.sampling[all.slots[begin + row]].num_logprobs; ++i) {
+            const int64_t at = row * kMaxLogprobs + i;
+            ASSERT_EQ(part.top_ids[at], whole.top_ids[begin * kMaxLogprobs + at]);
+            ASSERT_EQ(part.top_logprobs[at], whole.top_logprobs[begin * kMaxLogprobs + at]);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace deepflight::cuda_sample_verify

@@ -70,7 +70,8 @@ struct Batch {
     return masks[slot * mask_words() + token / 32] >> (token % 32) & 1u;
   }
 
-  Outcome run() const {
+  // `batch_invariant`: of the problem.
+  Outcome run(bool batch_invariant = false) const {
     const auto num_rows = static_cast<int64_t>(slots.size());
     const DeviceArray<float> d_logits(logits);
     const DeviceArray<int32_t> d_slots(slots), d_outputs(num_outputs), d_counts(counts),
@@ -108,6 +109,7 @@ struct Batch {
     p.top_ids_stride = p.top_logprobs_stride = kMaxLogprobs;
     p.first_bad_row = bad.data();
     p.scratch = scratch.data();
+    p.batch_invariant = batch_invariant;
     sample(p, nullptr);
     return {tokens.host(), logprobs.host(), top_ids.host(), top_logprobs.host(), bad.host()[0]};
   }

@@ -65,10 +65,12 @@ __global__ void __launch_bounds__(kThreads)
   float maximum = -INFINITY, sum = 0.0f;
   for (int begin = 0; begin < num_visible; begin += kPageTokens) {
     const int count = min(kPageTokens, num_visible - begin);
+    const int first = max(static_cast<int>(p.first_key) - begin, 0);
+    if (first >= count) continue;
     const Element* rows = reinterpret_cast<const Element*>(
         static_cast<const char*>(p.pool) + pages[begin / kPageTokens] * p.page_stride_bytes +
         p.layer_offset_bytes);
-    for (int key = warp; key < count; key += kWarps) {
+    for (int key = first + warp; key < count; key += kWarps) {
       float score = 0.0f;
       for (int i = lane; i < dim; i += device::kWarpSize) {
         score += query[i] * to_float(rows[key * dim + i]);
@@ -77,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
       if (lane == 0) scores[key] = score * kv_scale * p.softmax_scale;
     }
     __syncthreads();
-    const float score = thread < count ? scores[thread] : -INFINITY;
+    const float score = thread >= first && thread < count ? scores[thread] : -INFINITY;
     const float new_maximum = fmaxf(maximum, device::block_max(score, scratch));
     const float weight = expf(score - new_maximum);
     const float old_factor = expf(maximum - new_maximum);
@@ -86,7 +88,8 @@ __global__ void __launch_bounds__(kThreads)
     maximum = new_maximum;
     for (int i = thread; i < latent; i += kThreads) {
       float value = output[i] * old_factor;
-      for (int key = 0; key < count; ++key) value += scores[key] * to_float(rows[key * dim + i]);
+      for (int key = first; key < count; ++key)
+        value += scores[key] * to_float(rows[key * dim + i]);
       output[i] = value;
     }
     __syncthreads();

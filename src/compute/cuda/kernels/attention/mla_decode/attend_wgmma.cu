@@ -83,6 +83,7 @@ struct Rows {
     // Limits are counted from the segment's first page.
     const int begin = segment.first_page * kPageTokens;
     kv_end = segment.kv_len - begin;
+    first_key = in.first_key - begin;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int query =
@@ -97,6 +98,7 @@ struct Rows {
   int limit[2];
   int least;   // of all rows
   int kv_end;  // rows of pages from here on are undefined
+  int first_key;
 };
 
 // Weights out of scores, into the page's weights box with the rows' offsets; `id` is the barrier by
@@ -107,6 +109,7 @@ __device__ inline bool make_weights(const Shared& shared, int odd, const Rows& r
                                     uint32_t (&weights)[16], float (&factor)[2]) {
   const int begin = page_idx * kPageTokens;
   if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
+  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
   const bool moved = state.update(s, scale, factor);
   pack_weights<kHalf>(s, weights);
   named_sync<kWarpgroup>(kOwn + odd);  // all have read the box of rope

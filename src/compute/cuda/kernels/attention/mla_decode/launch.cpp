@@ -60,6 +60,7 @@ void launch_mla_decode(const MlaDecodeProblem& problem, cudaStream_t stream) {
   CHECK(p.num_heads > 0 && p.latent_dim > 0 && p.rope_dim >= 0 && p.num_sequences > 0, p.num_heads,
         p.latent_dim, p.rope_dim, p.num_sequences);
   CHECK(p.num_tokens * p.num_heads < (int64_t{1} << 31), p.num_tokens, p.num_heads);
+  CHECK(p.first_key >= 0 && p.first_key <= kPageTokens, p.first_key);
   CHECK(p.q_head_stride >= p.latent_dim + p.rope_dim && p.out_head_stride >= p.latent_dim,
         p.q_head_stride, p.out_head_stride);
   if (mla_decode_is_fast(p) && p.metadata != nullptr && p.scratch != nullptr) {

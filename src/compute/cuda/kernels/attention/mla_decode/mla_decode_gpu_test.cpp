@@ -22,6 +22,7 @@ struct Shape {
   int64_t heads, latent, rope;
   bool e4m3;
   std::vector<Sequence> sequences;
+  int64_t first_key = 0;
 };
 
 constexpr int64_t kLayers = 3, kPad = 8;
@@ -53,6 +54,7 @@ class World {
     MlaDecodeProblem p;
     p.num_heads = w_.heads, p.latent_dim = w_.latent, p.rope_dim = w_.rope;
     p.softmax_scale = kScale;
+    p.first_key = w_.first_key;
     p.num_sequences = num_slots_, p.num_tokens = tokens(), p.query_offsets = offsets_.data();
     p.kv_lens = lens_.data(), p.slots = slots_.data();
     p.q = q_.data(), p.q_stride = w_.heads * dim_, p.q_head_stride = dim_;
@@ -81,6 +83,37 @@ class World {
   }
   std::vector<uint16_t> result() const { return out_.host(); }
 
+  // The first `queries` of a sequence.
+  struct Pick {
+    int64_t sequence, queries;
+  };
+  // Outputs [queries of all picks, heads, latent] of a step of the picks alone.
+  std::vector<uint16_t> run(const std::vector<Pick>& picks, bool batch_invariant) const {
+    std::vector<int32_t> offsets{0}, lens, slots;
+    std::vector<float> q;
+    for (const auto& [s, queries] : picks) {
+      const int32_t all = host_offsets_[s + 1] - host_offsets_[s];
+      offsets.push_back(offsets.back() + static_cast<int32_t>(queries));
+      lens.push_back(host_lens_[s] - all + static_cast<int32_t>(queries));
+      slots.push_back(host_slots_[s]);
+      const auto first = host_q_.begin() + host_offsets_[s] * w_.heads * dim_;
+      q.insert(q.end(), first, first + queries * w_.heads * dim_);
+    }
+    const DeviceArray<int32_t> d_offsets(offsets), d_lens(lens), d_slots(slots);
+    const DeviceArray<uint16_t> d_q(to_bf16(q)), out(offsets.back() * w_.heads * w_.latent);
+    const DeviceArray<uint8_t> metadata(
+        mla_decode_metadata_bytes(static_cast<int64_t>(picks.size()), offsets.back(), w_.heads));
+    MlaDecodeProblem p = problem(1, true);
+    p.num_sequences = static_cast<int64_t>(picks.size()), p.num_tokens = offsets.back();
+    p.query_offsets = d_offsets.data(), p.kv_lens = d_lens.data(), p.slots = d_slots.data();
+    p.q = d_q.data(), p.out = out.data(), p.out_stride = w_.heads * w_.latent;
+    p.batch_invariant = batch_invariant;
+    prepare_mla_decode(p, metadata.data(), nullptr);
+    p.metadata = metadata.data();
+    launch_mla_decode(p, nullptr);
+    return out.host();
+  }
+
   // Of the last outputs; a head of `head_step`.
   void expect_right(int64_t layer, int64_t head_step = 1) const {
     const auto bits = out_.host();
@@ -93,7 +126,7 @@ class World {
         const float* row = out.data() + t * out_stride() + h * w_.latent;
         std::fill(mixed.begin(), mixed.end(), 0);
         double total = 0;
-        for (int64_t j = 0; host_slots_[s] >= 0 && j < visible; ++j) {
+        for (int64_t j = w_.first_key; host_slots_[s] >= 0 && j < visible; ++j) {
           const float* key = value_of(layer, s, j);
           const float* query = host_q_.data() + (t * w_.heads + h) * dim_;
           double score = 0;
@@ -263,6 +296,23 @@ void check_batches(bool e4m3) {
   }
 }
 
+// As MTP modules ask: the first positions are no keys, and a query may see none.
+TEST(MlaDecode, KeysBeforeTheFirstAreNotSeen) {
+  for (const bool e4m3 : {false, true}) {
+    for (const int64_t first_key : {1, 2, 5, 64}) {
+      const auto check_from = [&](Shape shape, bool fast, int64_t head_step = 1) {
+        shape.first_key = first_key;
+        check(shape, fast, head_step);
+      };
+      check_from({4, 512, 64, e4m3, kRagged}, true);
+      check_from({128, 512, 64, e4m3, kRagged}, true, 16);
+      check_from({4, 512, 64, e4m3, {{3000, 1}, {300, 300}}}, true);
+      check_from({4, 512, 64, e4m3, kRagged}, false);
+      check_from({2, 16, 8, e4m3, kRagged}, false);
+    }
+  }
+}
+
 TEST(MlaDecode, Bf16) { check_fast(false); }
 TEST(MlaDecode, Bf16Batches) { check_batches(false); }
 TEST(MlaDecode, E4m3) { check_fast(true); }
@@ -301,6 +351,52 @@ void check_graph(bool e4m3) {
 
 TEST(MlaDecode, Bf16GraphSeesNewLengths) { check_graph(false); }
 TEST(MlaDecode, E4m3GraphSeesNewLengths) { check_graph(true); }
+
+// Rows of a step that have other bits than the same rows of a step of their sequence alone.
+int64_t count_other_rows(const World& world, const std::vector<World::Pick>& picks, int64_t queries,
+                         int64_t heads, bool batch_invariant) {
+  const auto together = world.run(picks, batch_invariant);
+  const int64_t row = heads * 512;
+  int64_t at = 0, num_other = 0;
+  for (const auto& pick : picks) {
+    const auto alone = world.run({{pick.sequence, queries}}, batch_invariant);
+    for (int64_t i = 0; i < pick.queries; ++i, at += row) {
+      num_other += std::memcmp(together.data() + at, alone.data() + i * row, row * 2) != 0;
+    }
+  }
+  return num_other;
+}
+
+// Batch-invariant steps: rows have the same bits alone, in any company and order, and with fewer
+// query tokens behind them (drafts).
+void check_invariance(bool e4m3) {
+  constexpr int64_t kQueries = 4, kSequences = 40;
+  std::mt19937 random(9);
+  std::vector<Sequence> sequences;
+  for (int i = 0; i < kSequences; ++i) {
+    sequences.push_back({kQueries + static_cast<int64_t>(random() % (i % 4 == 0 ? 3500 : 400)),
+                         kQueries, i % 13 == 5});
+  }
+  sequences[3].kv_len = 66;  // a page that only the last two queries see
+  for (const int64_t heads : {4, 16, 128}) {
+    SCOPED_TRACE(::testing::Message() << "heads " << heads << " e4m3 " << e4m3);
+    const World world({heads, 512, 64, e4m3, sequences});
+    std::vector<World::Pick> picks;
+    for (int64_t s = 0; s < kSequences; ++s) picks.push_back({s, kQueries});
+    EXPECT_EQ(count_other_rows(world, picks, kQueries, heads, true), 0);
+    // That is no matter of course: blocks share out the pages of a sequence that is alone.
+    EXPECT_GT(count_other_rows(world, picks, kQueries, heads, false), 0);
+    std::reverse(picks.begin(), picks.end());
+    for (World::Pick& pick : picks) pick.queries = 1 + static_cast<int64_t>(random() % kQueries);
+    EXPECT_EQ(count_other_rows(world, picks, kQueries, heads, true), 0);
+    picks.resize(7);
+    for (World::Pick& pick : picks) pick.queries = 1;
+    EXPECT_EQ(count_other_rows(world, picks, kQueries, heads, true), 0);
+  }
+}
+
+TEST(MlaDecode, Bf16RowsDoNotDependOnTheBatch) { check_invariance(false); }
+TEST(MlaDecode, E4m3RowsDoNotDependOnTheBatch) { check_invariance(true); }
 
 // Short: for compute-sanitizer.
 TEST(MlaDecodeSanitize, Fast) {

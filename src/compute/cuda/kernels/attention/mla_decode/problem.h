@@ -7,15 +7,22 @@
 namespace deepflight::cuda_mla_decode {
 
 // out[t, h] = sum_j softmax_j(softmax_scale * q[t, h] . K_j) K_j[0:latent_dim], causal. K_j: row j
-// of the sequence's pages. The queries of a sequence are the last of its kv_lens tokens.
+// of the sequence's pages, j >= first_key. The queries of a sequence are the last of its kv_lens
+// tokens; one that sees no key gets zeros.
 struct MlaDecodeProblem {
   int64_t num_heads = 0;
   int64_t latent_dim = 0;
   int64_t rope_dim = 0;
   float softmax_scale = 0.0f;
 
+  int64_t first_key = 0;  // at most 64
+
   int64_t num_sequences = 0;
   int64_t num_tokens = 0;  // rows of q: the last of query_offsets
+  // A row's result depends on the row alone, not on the step: no sequence's pages are split over
+  // blocks, whose number would follow from the other sequences. Slow for few long sequences; but
+  // cuts at fixed pages would need room for the partial results of all sequences at their longest.
+  bool batch_invariant = false;
   // Device memory. A slot < 0 is padding: its rows of `out` become zeros and no page is read.
   const int32_t* query_offsets = nullptr;  // [num_sequences + 1]
   const int32_t* kv_lens = nullptr;        // [num_sequences]

@@ -16,6 +16,7 @@ struct Inputs {
   int num_sequences;
   int num_heads;
   int num_sms;
+  bool whole;  // groups are not cut
 };
 
 __device__ int block_min(int value, int* scratch) {
@@ -27,6 +28,7 @@ __device__ int block_min(int value, int* scratch) {
   __syncthreads();
   return smallest;
 }
+__device__ int block_max(int value, int* scratch) { return -block_min(-value, scratch); }
 
 // Sum of the values of the threads before this one; `total` of all.
 __device__ int block_prefix(int value, int* scratch, int& total) {
@@ -49,15 +51,19 @@ __device__ int block_prefix(int value, int* scratch, int& total) {
   return before + sum - value;
 }
 
-// A sequence's groups, from number `first` on; returns their cost.
-__device__ int write_groups(const Inputs& in, int sequence, int num_tiles, int num_lanes, int first,
-                            Group* groups, int32_t* pages) {
+struct Costs {
+  int total = 0;
+  int largest = 0;
+};
+
+// A sequence's groups, from number `first` on; adds to their costs.
+__device__ void write_groups(const Inputs& in, int sequence, int num_tiles, int num_lanes,
+                             int first, Group* groups, int32_t* pages, Costs& costs) {
   Group group = {};
   group.slot = in.slots[sequence];
   group.first_token = in.query_offsets[sequence];
   group.num_queries = in.query_offsets[sequence + 1] - group.first_token;
   group.kv_len = group.slot < 0 ? 0 : in.kv_lens[sequence];
-  int cost = 0;
   for (int i = 0; i * num_lanes < num_tiles; ++i) {
     group.first_tile = i * num_lanes;
     group.num_tiles = min(num_lanes, num_tiles - group.first_tile);
@@ -65,24 +71,28 @@ __device__ int write_groups(const Inputs& in, int sequence, int num_tiles, int n
                                     group.first_tile + group.num_tiles - 1);
     groups[first + i] = group;
     if (first + i < kSharedGroups) pages[first + i] = group.num_pages;
-    cost += cost_of(group.num_pages);
+    costs.total += cost_of(group.num_pages);
+    costs.largest = max(costs.largest, cost_of(group.num_pages));
   }
-  return cost;
 }
 
 struct Part {
   int first_group, first_page, last_group, end_page;
 };
 
+struct Filling {
+  int num_groups, num_parts, payload;
+  bool whole;
+};
+
 // One thread: the parts, and each group's share of them.
-__device__ void write_parts(Part* parts, Group* groups, int num_groups, int num_parts, int payload,
-                            const int32_t* pages) {
+__device__ void write_parts(const Filling& f, Part* parts, Group* groups, const int32_t* pages) {
   const auto pages_of = [&](int group) {
     return group < kSharedGroups ? pages[group] : groups[group].num_pages;
   };
-  for (int p = 0; p < num_parts; ++p) parts[p] = {0, 0, -1, 0};
+  for (int p = 0; p < f.num_parts; ++p) parts[p] = {0, 0, -1, 0};
   int open_part = -1, open_group = -1, first_part = 0;
-  fill_parts(num_groups, num_parts, payload, pages_of, [&](int p, int group, int first, int end) {
+  const auto emit = [&](int p, int group, int first, int end) {
     if (group != open_group) {
       open_group = group;
       first_part = p;
@@ -97,7 +107,8 @@ __device__ void write_parts(Part* parts, Group* groups, int num_groups, int num_
     parts[p].last_group = group;
     parts[p].end_page = end;
     groups[group].num_splits = p - first_part + 1;
-  });
+  };
+  fill_parts(f.num_groups, f.num_parts, f.payload, f.whole, pages_of, emit);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -117,31 +128,36 @@ __global__ void __launch_bounds__(kThreads)
   const int num_lanes = min(lanes_of(min_tiles == 1 << 30 ? 1 : min_tiles), in.num_sms);
   const int num_parts = min(in.num_sms / num_lanes, kMaxParts);
 
-  int num_groups = 0, cost = 0;
+  int num_groups = 0;
+  Costs costs;
   for (int base = 0; base < in.num_sequences; base += kThreads) {
     const int s = base + thread;
     const int tiles = s < in.num_sequences ? tiles_of(queries_of(s), in.num_heads) : 0;
     int added;
     const int before = block_prefix((tiles + num_lanes - 1) / num_lanes, scratch, added);
     if (tiles > 0) {
-      cost += write_groups(in, s, tiles, num_lanes, num_groups + before, groups, pages);
+      write_groups(in, s, tiles, num_lanes, num_groups + before, groups, pages, costs);
     }
     num_groups += added;
   }
   int total_cost;
-  block_prefix(cost, scratch, total_cost);  // and orders the pages before their use
+  block_prefix(costs.total, scratch, total_cost);  // and orders the pages before their use
+  const int largest = block_max(costs.largest, scratch);
 
+  static_assert(kTrials == device::kWarpSize);
   if (thread < device::kWarpSize) {
     const auto pages_of = [&](int group) {
       return group < kSharedGroups ? pages[group] : groups[group].num_pages;
     };
-    const int payload = least_payload(total_cost, num_parts) + thread;
+    const int payload = trial_payload(total_cost, num_parts, largest, in.whole, thread);
     const int used =
-        fill_parts(num_groups, num_parts, payload, pages_of, [](int, int, int, int) {});
+        fill_parts(num_groups, num_parts, payload, in.whole, pages_of, [](int, int, int, int) {});
     const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
     // NOTE: the last lane's payload always fits (schedule_test.cpp).
     const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
-    if (thread == winner) write_parts(parts, groups, num_groups, num_parts, payload, pages);
+    if (thread == winner) {
+      write_parts({num_groups, num_parts, payload, in.whole}, parts, groups, pages);
+    }
   }
   __syncthreads();
 
@@ -188,7 +204,8 @@ void launch_schedule(const MlaDecodeProblem& p, int num_sms, void* metadata, cud
                      p.slots,
                      static_cast<int>(p.num_sequences),
                      static_cast<int>(p.num_heads),
-                     num_sms};
+                     num_sms,
+                     p.batch_invariant};
   auto* schedule = static_cast<Schedule*>(metadata);
   schedule_kernel<<<1, kThreads, 0, stream>>>(in, schedule, reinterpret_cast<Group*>(schedule + 1));
 }

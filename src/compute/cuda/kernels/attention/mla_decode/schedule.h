@@ -88,10 +88,10 @@ DF_HOST_DEVICE inline int visible_pages(int kv_len, int num_queries, int num_hea
 }
 
 // Lays groups end to end into parts of at most `payload` (>= kGroupCost + 2) each; a group is cut
-// after an even number of its pages, which is how blocks take them. Calls
+// after an even number of its pages, which is how blocks take them, or (`whole`) not at all. Calls
 // emit(part, group, first_page, end_page); returns the number of parts, max_parts + 1 if more.
 template <typename PagesOf, typename Emit>
-DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
+DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload, bool whole,
                                      const PagesOf& pages_of, const Emit& emit) {
   int part = 0, rest = payload, group = 0, page = 0;
   int left = pages_of(0);
@@ -101,7 +101,7 @@ DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
     const bool active = group < num_groups && part < max_parts;
     const int cost = cost_of(left);
     const bool fits = cost <= rest;
-    const int room = left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
+    const int room = !whole && left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
     const int taken = fits ? left : room;
     if (active && (fits || taken > 0)) emit(part, group, page, page + taken);
     rest = fits ? rest - cost : payload;
@@ -117,6 +117,17 @@ DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload,
 DF_HOST_DEVICE inline int least_payload(int64_t total_cost, int num_parts) {
   const int even = static_cast<int>((total_cost + num_parts - 1) / num_parts);
   return even > kGroupCost + 2 ? even : kGroupCost + 2;
+}
+
+// The payload number `trial` of kTrials, of which the last always does. Whole groups: a part that
+// is closed holds more than the payload less the next group, so `largest_cost` above the even share
+// is enough.
+inline constexpr int kTrials = 32;
+DF_HOST_DEVICE inline int trial_payload(int64_t total_cost, int num_parts, int largest_cost,
+                                        bool whole, int trial) {
+  const int least = least_payload(total_cost, num_parts);
+  if (!whole) return least + trial;
+  return least + static_cast<int>(int64_t{largest_cost} * trial / (kTrials - 1));
 }
 
 // Groups that a step can have at most.

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <vector>
 
@@ -11,11 +12,11 @@ namespace deepflight::cuda_mla_decode {
 namespace {
 
 // Parts that a payload needs; checks what is emitted.
-int fill(const std::vector<int>& pages, int max_parts, int payload) {
+int fill(const std::vector<int>& pages, int max_parts, int payload, bool whole = false) {
   std::vector<int> cost(max_parts + 1);
   int group = 0, page = 0, last_part = 0;
   const auto pages_of = [&](int i) { return pages[i]; };
-  const int used = fill_parts(static_cast<int>(pages.size()), max_parts, payload, pages_of,
+  const int used = fill_parts(static_cast<int>(pages.size()), max_parts, payload, whole, pages_of,
                               [&](int part, int g, int first, int end) {
                                 EXPECT_GE(part, last_part);
                                 EXPECT_LT(part, max_parts);
@@ -27,6 +28,7 @@ int fill(const std::vector<int>& pages, int max_parts, int payload) {
                                   ++group;
                                   page = 0;
                                 } else {
+                                  EXPECT_FALSE(whole);
                                   EXPECT_GT(end, first);
                                   EXPECT_EQ((end - first) % 2, 0);
                                   page = end;
@@ -50,11 +52,16 @@ TEST(MlaDecodeSchedule, Fills) {
       p = random() % 4 == 0 ? static_cast<int>(random() % 3) : static_cast<int>(random() % longest);
       total += cost_of(p);
     }
-    const int payload = least_payload(total, max_parts);
-    EXPECT_LE(fill(pages, max_parts, payload + 31), max_parts);
-    int best = 0;
-    while (fill(pages, max_parts, payload + best) > max_parts) ++best;
-    EXPECT_LE(best, 31);
+    const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
+    for (const bool whole : {false, true}) {
+      const auto payload = [&](int trial) {
+        return trial_payload(total, max_parts, largest, whole, trial);
+      };
+      EXPECT_LE(fill(pages, max_parts, payload(kTrials - 1), whole), max_parts);
+      int best = 0;
+      while (fill(pages, max_parts, payload(best), whole) > max_parts) ++best;
+      EXPECT_LT(best, kTrials);
+    }
   }
 }
 

@@ -35,6 +35,7 @@ struct Inputs {
   float* partials;  // [slot][64][512]
   float* lse;       // [slot][64], base 2
   int num_heads;
+  int first_key;
   float score_scale;   // softmax scale, pool scale and log2(e)
   float output_scale;  // of the pool
 };
@@ -53,6 +54,7 @@ inline Inputs make_inputs(const MlaDecodeProblem& p, float* partials, float* lse
           partials,
           lse,
           static_cast<int>(p.num_heads),
+          static_cast<int>(p.first_key),
           p.softmax_scale * pool_scale * 1.44269504f,
           pool_scale};
 }
@@ -171,6 +173,14 @@ __device__ inline void mask_scores(float (&s)[32], int first, const int (&limit)
   for (int i = 0; i < 32; ++i) {
     const int key = first + i / 4 * 8 + i % 2;
     if (key >= limit[i / 2 % 2]) s[i] = -INFINITY;
+  }
+}
+
+// And those of keys before `begin`.
+__device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    if (first + i / 4 * 8 + i % 2 < begin) s[i] = -INFINITY;
   }
 }
 

@@ -53,11 +53,14 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   float maximum = -INFINITY, sum = 0.0f;
+  const int first_seen = piece.kv_begin > 0 ? 0 : a.first_key;
   for (int begin = 0; begin < num_visible; begin += kThreads) {
     const int count = min(kThreads, num_visible - begin);
+    const int first = max(first_seen - begin, 0);
+    if (first >= count) continue;
     const int64_t first_row = piece.first_key + begin;
     float score = -INFINITY;
-    if (thread < count) {
+    if (thread >= first && thread < count) {
       const int64_t key_row = first_row + thread;
       score =
           a.softmax_scale * score_of(expanded + (key_row * a.num_heads + head) * head_width,
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
     maximum = new_maximum;
     for (int i = thread; i < a.v_dim; i += kThreads) {
       float value = output[i] * old_factor;
-      for (int k = 0; k < count; ++k) {
+      for (int k = first; k < count; ++k) {
         value +=
             weights[k] *
             __bfloat162float(
@@ -85,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
   // Joins what earlier chunks gave: weights of the two parts by their softmax's denominators.
   const float lse = maximum + logf(sum);
   float* stored_lse = a.lse + head * a.num_tokens + row;
-  float now = 1.0f / sum, before = 0.0f, joined = lse;
+  float now = sum > 0.0f ? 1.0f / sum : 0.0f, before = 0.0f, joined = lse;
   if (piece.kv_begin > 0) {
     const float old_lse = *stored_lse;
     const float larger = fmaxf(lse, old_lse);

@@ -38,6 +38,7 @@ struct WgmmaParams {
   int32_t num_heads;
   int32_t group_heads;  // heads that run at a time, so that their K and V stay in L2
   int32_t num_tiles;    // of all heads
+  int32_t first_key;
   float softmax_scale;
   Chunk chunk;
 };
@@ -82,9 +83,11 @@ struct Tile {
     num_keys = piece.num_keys;
     first_key = piece.first_key;
     has_past = piece.kv_begin > 0;
+    first_seen = has_past ? 0 : p.first_key;
     num_blocks = min(diagonal + num_rows - 1, num_keys - 1) / kKeyTile + 1;
   }
   int head, first_query, num_rows, diagonal, num_keys, first_key, num_blocks;
+  int first_seen;  // of the keys
   bool has_past;
 };
 
@@ -153,7 +156,8 @@ __device__ inline void pack_weights(const float (&s)[64], uint32_t (&weights)[32
 
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
 // Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
-// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
+// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack. Each row's
+// does by itself: results must not depend on the rows that share a tile.
 struct RowState {
   static constexpr float kSlack = 8.0f;
   float offset[2] = {-INFINITY, -INFINITY};
@@ -162,7 +166,7 @@ struct RowState {
   // Scores to weights. True if older weights and outputs are to be multiplied by `factor`, the same
   // for the whole warp. `scale`: softmax scale times log2(e).
   __device__ bool update(float (&s)[64], float scale, float (&factor)[2]) {
-    float largest[2];
+    float next[2];
     bool risen = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -173,16 +177,16 @@ struct RowState {
       }
       found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 1));
       found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 2));
-      largest[r] = found * scale;
-      risen |= largest[r] > offset[r] + kSlack;
+      const bool rises = found * scale > offset[r] + kSlack;
+      next[r] = rises ? found * scale : offset[r];
+      risen |= rises;
     }
     risen = __any_sync(0xffffffffu, risen);
     if (risen) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float next = fmaxf(offset[r], largest[r]);
-        factor[r] = next == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next);
-        offset[r] = next;
+        factor[r] = next[r] == -INFINITY ? 1.0f : device::exp2_fast(offset[r] - next[r]);
+        offset[r] = next[r];
         sum[r] *= factor[r];
       }
     }
@@ -207,6 +211,14 @@ __device__ inline void mask_scores(float (&s)[64], int first, const int (&limit)
   for (int i = 0; i < 64; ++i) {
     const int key = first + i / 4 * 8 + i % 2;
     if (key > limit[i / 2 % 2]) s[i] = -INFINITY;
+  }
+}
+
+// And those of keys before `begin`.
+__device__ inline void mask_first_scores(float (&s)[64], int first, int begin) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    if (first + i / 4 * 8 + i % 2 < begin) s[i] = -INFINITY;
   }
 }
 
@@ -238,7 +250,7 @@ __device__ void store_rows(const WgmmaParams& p, const Tile& tile, int row, cons
     const int64_t token = tile.first_query + local;
     float* stored_lse = p.lse + tile.head * p.num_tokens + token;
     const float lse = state.offset[r] * 0.693147181f + logf(sum);
-    float now = 1.0f / sum, before = 0.0f, joined = lse;
+    float now = sum > 0.0f ? 1.0f / sum : 0.0f, before = 0.0f, joined = lse;
     if (tile.has_past && valid) {
       const float old_lse = *stored_lse;
       const float larger = fmaxf(lse, old_lse);
@@ -301,6 +313,7 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
   if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
     mask_scores(s, block * kKeyTile + lane % 4 * 2, limit);
   }
+  if (block == 0 && tile.first_seen > 0) mask_first_scores(s, lane % 4 * 2, tile.first_seen);
   state.update(s, scale, factor);
   pack_weights(s, weights);
 
@@ -329,6 +342,7 @@ __device__ inline void attend_tile(const WgmmaParams& p, const Shared& shared, c
     if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
       mask_scores(s, block * kKeyTile + lane % 4 * 2, limit);
     }
+    if (block == 0 && tile.first_seen > 0) mask_first_scores(s, lane % 4 * 2, tile.first_seen);
     const bool risen = state.update(s, scale, factor);
     pin(s);
     wgmma_wait<0>();
@@ -438,6 +452,7 @@ cudaError_t launch_attend_wgmma(const AttendProblem& problem, const Chunk& chunk
   const int64_t head_bytes = int64_t{chunk.num_rows} * 256 * 2;
   p.group_heads = static_cast<int32_t>(std::clamp<int64_t>(l2_bytes / 3 / head_bytes, 1, heads));
   p.num_tiles = chunk.num_tiles * problem.num_heads;
+  p.first_key = problem.first_key;
   p.softmax_scale = problem.softmax_scale;
   p.chunk = chunk;
   attend_wgmma_kernel<<<std::min(num_sms, p.num_tiles), kThreads, kSharedBytes, stream>>>(p);

@@ -35,6 +35,7 @@ void check_problem(const MlaPrefillProblem& p) {
   CHECK(p.num_heads > 0 && p.latent_dim > 0 && p.rope_dim > 0 && p.nope_dim > 0 && p.v_dim > 0,
         p.num_heads, p.latent_dim, p.rope_dim, p.nope_dim, p.v_dim);
   CHECK(p.kv_chunk_tokens >= kKeyTile && p.kv_chunk_tokens % kKeyTile == 0, p.kv_chunk_tokens);
+  CHECK(p.first_key >= 0 && p.first_key <= kPageTokens, p.first_key);
   CHECK(p.q_head_stride >= p.nope_dim + p.rope_dim && p.q_stride >= p.nope_dim + p.rope_dim &&
             p.out_stride >= p.num_heads * p.v_dim,
         p.q_stride, p.q_head_stride, p.out_stride);
@@ -78,7 +79,8 @@ void launch_mla_prefill(const MlaPrefillProblem& problem, const ExpandFn& expand
                                 static_cast<int32_t>(p.nope_dim),
                                 static_cast<int32_t>(p.rope_dim),
                                 static_cast<int32_t>(p.v_dim),
-                                p.softmax_scale};
+                                p.softmax_scale,
+                                static_cast<int32_t>(p.first_key)};
   ChunkPlanner planner(p, fast ? kQueryTile : 1);
   Chunk chunk;
   while (planner.next(chunk)) {

@@ -8,11 +8,11 @@ bool ChunkPlanner::next(Chunk& chunk) {
   chunk.num_pieces = chunk.num_rows = chunk.num_tiles = 0;
   while (sequence_ < problem_.num_sequences && chunk.num_pieces < kMaxPieces) {
     const int64_t free_rows = problem_.kv_chunk_tokens - chunk.num_rows;
-    if (free_rows < kKeyTile) break;
     const int64_t first_query = problem_.host_query_offsets[sequence_];
     const int64_t query_len = problem_.host_query_offsets[sequence_ + 1] - first_query;
     const int64_t kv_len = query_len > 0 ? problem_.host_kv_lens[sequence_] : 0;
-    const int64_t num_keys = std::min(kv_len - position_, free_rows / kKeyTile * kKeyTile);
+    const int64_t num_keys = std::min(kv_len - position_, problem_.kv_chunk_tokens);
+    if (num_keys > free_rows / kKeyTile * kKeyTile) break;
     if (num_keys > 0) {
       // Queries before the piece's first token see nothing of it.
       const int64_t first_position = kv_len - query_len;

@@ -1,4 +1,6 @@
-// Cuts the KV of all sequences into chunks of bounded size. Pure host arithmetic.
+// Cuts the KV of all sequences into chunks of bounded size. Pure host arithmetic. A sequence is cut
+// at multiples of kv_chunk_tokens alone: where a row's partial results are joined must not depend
+// on the sequences beside it, or on where its prompt was cut into chunks.
 #pragma once
 
 #include "compute/cuda/kernels/attention/mla_prefill/problem.h"

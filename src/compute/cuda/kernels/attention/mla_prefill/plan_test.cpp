@@ -30,6 +30,7 @@ TEST(MlaPrefillPlan, CoversWhatQueriesSee) {
         const Piece& piece = chunk.pieces[i];
         ASSERT_EQ(piece.first_key, rows);
         ASSERT_EQ(piece.first_tile, tiles);
+        ASSERT_EQ(piece.kv_begin % chunk_tokens, 0);
         ASSERT_GE(piece.diagonal, 0);
         ASSERT_GT(piece.num_queries, 0);
         rows += (piece.num_keys + kKeyTile - 1) / kKeyTile * kKeyTile;

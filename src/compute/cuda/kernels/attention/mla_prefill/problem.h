@@ -7,7 +7,8 @@
 namespace deepflight::cuda_mla_prefill {
 
 // K[h] = [W_UK[h] c | k_pe], V[h] = W_UV[h] c of the pages; out[t, h] = softmax(scale q K) V,
-// causal. The queries of a sequence are the last of its kv_len tokens.
+// causal, over keys of position first_key and later. The queries of a sequence are the last of its
+// kv_len tokens; one that sees no key gets zeros.
 struct MlaPrefillProblem {
   int64_t num_heads = 0;
   int64_t latent_dim = 0;
@@ -15,6 +16,7 @@ struct MlaPrefillProblem {
   int64_t nope_dim = 0;
   int64_t v_dim = 0;
   float softmax_scale = 0.0f;
+  int64_t first_key = 0;  // at most 64
 
   int64_t num_sequences = 0;
   const int32_t* host_query_offsets = nullptr;  // host memory [num_sequences + 1]: rows of q
@@ -84,6 +86,7 @@ struct AttendProblem {
   int32_t rope_dim;
   int32_t v_dim;
   float softmax_scale;
+  int32_t first_key;  // of pieces that begin at position 0
 };
 
 }  // namespace deepflight::cuda_mla_prefill
