@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nvrtc.h>
 
+#include "compute/cuda/jit/nvcc.h"
 #include "compute/cuda/runtime/device.h"
 
 namespace deepflight {
@@ -123,6 +124,7 @@ const std::vector<std::string>& jit_options() {
 
 const std::string& jit_compiler_version() {
   static const std::string version = [] {
+    if (!wanted_nvcc().empty()) return nvcc_version(wanted_nvcc());
     int major = 0, minor = 0;
     if (!nvrtc().found || nvrtc().version(&major, &minor) != NVRTC_SUCCESS) return std::string();
     return fmt::format("{}.{}", major, minor);
@@ -131,6 +133,7 @@ const std::string& jit_compiler_version() {
 }
 
 JitBinary jit_compile(const JitSource& source) {
+  if (!wanted_nvcc().empty()) return nvcc_compile(wanted_nvcc(), source);
   const Nvrtc& n = nvrtc();
   if (!n.found) {
     throw DeviceError(fmt::format(

@@ -1,4 +1,5 @@
 // NVRTC, loaded when first wanted: the program starts without it, and needs no header of CUDA's.
+// Or nvcc, where the environment names one (nvcc.h).
 #pragma once
 
 #include <string>
@@ -18,10 +19,11 @@ struct JitBinary {
 // All options, the architecture included.
 const std::vector<std::string>& jit_options();
 
-// "13.0", or empty where there is no NVRTC.
+// "13.0", or empty where there is no NVRTC; nvcc_version() where that is wanted. Part of the names
+// of cached binaries.
 const std::string& jit_compiler_version();
 
-// Throws DeviceError: no NVRTC, or the compiler's complaint.
+// Throws DeviceError: no compiler, or its complaint.
 JitBinary jit_compile(const JitSource& source);
 
 }  // namespace deepflight
