@@ -1,7 +1,11 @@
-// Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2.
-// Peer: FlashMLA's dense decode kernel on one H200 (BF16, metadata made outside).
+// Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2. At
+// other shapes with MLA_CASES=file, lines "batch queries kv_len heads"
+// (tools/compare/mla_decode.py). Peer: FlashMLA's dense decode kernel on one H200 (BF16, metadata
+// made outside).
 #include <fmt/format.h>
 
+#include <cstdlib>
+#include <fstream>
 #include <numeric>
 
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
@@ -76,7 +80,9 @@ void bench(const Shape& shape, bool e4m3) {
     p.metadata = metadata.data(), p.scratch = scratch.data();
     launch_mla_decode(p, nullptr);
     const std::vector<double> want(slow.begin(), slow.end());
-    EXPECT_LE(relative_error(from_bf16(out.host()), want), 8e-3);
+    // e4m3 weights err by 2^-4 / sqrt(3) at most in the square mean, and e4m3 queries move scores,
+    // of deviation 0.135 sqrt(576), by as much of that.
+    EXPECT_LE(relative_error(from_bf16(out.host()), want), e4m3 ? 0.125 : 8e-3);
   }
   const double prepare_us = median_us(
       4, 5, [&](int, cudaStream_t stream) { prepare_mla_decode(p, metadata.data(), stream); });
@@ -108,10 +114,20 @@ const std::vector<Shape> kShapes = {
     {64, 1, 8192, 128, 221.3}, {128, 1, 4096, 128, 231.4}, {128, 1, 4096, 16, 149.7},
     {128, 2, 4096, 128, 472.0}};
 
+std::vector<Shape> shapes() {
+  const char* path = std::getenv("MLA_CASES");
+  if (path == nullptr) return kShapes;
+  std::ifstream file(path);
+  std::vector<Shape> cases;
+  for (Shape s{}; file >> s.batch >> s.queries >> s.kv_len >> s.heads;) cases.push_back(s);
+  EXPECT_FALSE(cases.empty()) << path;
+  return cases;
+}
+
 void bench_all(bool e4m3) {
   const DeviceInfo& device = DeviceInfo::current();
   fmt::print("{}, {} SMs\n", device.name, device.num_sms);
-  for (const Shape& shape : kShapes) bench(shape, e4m3);
+  for (const Shape& shape : shapes()) bench(shape, e4m3);
 }
 
 TEST(MlaDecodeBench, Bf16) { bench_all(false); }
