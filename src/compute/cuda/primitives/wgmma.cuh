@@ -22,16 +22,18 @@ __device__ constexpr uint64_t matrix_descriptor(uint32_t shared, uint32_t column
          static_cast<uint64_t>(group_bytes >> 4) << 32 | static_cast<uint64_t>(swizzle) << 62;
 }
 
-// Descriptors of matrices at offsets from one place. The place is the same for all lanes of a warp,
-// and opaque: what the compiler can derive it derives again before every product, in a chain of
-// instructions that the tensor cores wait for.
+// A value that all lanes of a warp have, where the compiler knows it: in a uniform register.
+__device__ inline uint32_t uniform(uint32_t value) { return __reduce_or_sync(0xffffffffu, value); }
+
+// Descriptors of matrices at offsets from one place, the same for all lanes of a warp and opaque:
+// what the compiler can derive it derives again before every product, in a chain of instructions
+// that the tensor cores wait for.
 template <uint32_t kColumnBytes, uint32_t kGroupBytes, Swizzle kSwizzle = Swizzle::k128>
 class Matrices {
  public:
   __device__ explicit Matrices(uint32_t shared)
-      : low_(__shfl_sync(
-            0xffffffffu,
-            static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)), 0)) {}
+      : low_(uniform(static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)))) {
+  }
   // Of the matrix `bytes` on, a multiple of 16.
   __device__ uint64_t at(uint32_t bytes) const { return kHigh | (low_ + (bytes >> 4)); }
 

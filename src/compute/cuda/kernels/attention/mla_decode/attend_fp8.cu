@@ -26,18 +26,49 @@ constexpr int kFp8Threads = 4 * kWarpgroup;
 constexpr int kSumRegisters = 192, kWeighRegisters = 104, kCopyRegisters = 24;
 static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 
+// What the weighing warpgroup carries through a segment.
+struct Weighing {
+  const Fp8Params& p;
+  const Fp8Shared& shared;
+  Stage stage{};  // of the page that is weighed next
+  int turn = 0;
+  float scale[2] = {};  // of scores
+
+  __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory)
+      : p(params), shared(memory) {}
+
+  __device__ void begin(const Segment& segment, const Rows& rows) {
+    stage = round_queries(p.in, shared, segment, stage);
+    const uint32_t scales = shared.query_scales() + rows.row * 4;
+    scale[0] = p.in.score_scale * load_shared(scales);
+    scale[1] = p.in.score_scale * load_shared(scales + 32);
+  }
+  __device__ void issue(float (&s)[32], const Stage& page) const {
+    barrier_wait(shared.full(page.index), page.parity);
+    // Operands are made anew: kept over the loop they would fill registers.
+    issue_scores(s, Fp8Operands(shared.query()), Fp8Operands(shared.page(page.index)));
+  }
+  // The page has its weights.
+  __device__ void publish() {
+    async_proxy_fence();
+    __syncwarp();
+    warp_arrive(shared.weighed(stage.index));
+    stage = stage.next();
+  }
+};
+
 // Weights out of scores, in the place of the page's rope, with what became of the rows.
-__device__ inline void make_weights(const Fp8Shared& shared, int stage, const Rows& rows,
-                                    int page_idx, const float (&scale)[2], float (&s)[32],
-                                    RowState& state) {
-  const int begin = page_idx * kPageTokens;
+__device__ inline void make_weights(const Weighing& w, const Rows& rows, int page_idx,
+                                    float (&s)[32], RowState& state) {
+  const Fp8Shared& shared = w.shared;
+  const int stage = w.stage.index, begin = page_idx * kPageTokens;
   // The first of a thread's rows sees the fewest.
   if (__any_sync(0xffffffffu, begin + kPageTokens > rows.limit[0])) {
     mask_scores(s, begin + rows.key, rows.limit);
   }
   uint32_t words[8];
   float factor[2] = {1.0f, 1.0f};
-  const bool moved = round_weights(s, scale, state, words, factor);
+  const bool moved = round_weights(s, w.scale, state, words, factor);
   named_sync<kWarpgroup>(kOwn);  // all have read the rope
   store_weights(words, shared.weights(stage));
   if (rows.key == 0) {
@@ -71,41 +102,53 @@ __device__ inline void finish_rows(const Inputs& in, const Fp8Shared& shared, in
   }
 }
 
+// Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
+__device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
+                                           float (&next)[32], RowState& state) {
+  w.issue(next, w.stage.next());
+  wgmma_wait<1>();
+  pin(s);
+  make_weights(w, rows, i, s, state);
+  w.publish();
+}
+
 // One warpgroup: scores and weights of all pages.
 __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
-  const Fp8Operands operands(shared);
-  Stage stage;
-  int turn = 0;
-  float s[32];
+  Weighing w(p, shared);
+  float s[2][32];
   Segments segments(p.in);
   Segment segment;
   while (segments.next(segment)) {
     const Rows rows(p.in, segment);
     RowState state;
-    if (segment.num_pages == 0) {
+    const int num_pages = segment.num_pages;
+    if (num_pages == 0) {
       // Nobody waits for its sums.
-      finish_rows(p.in, shared, turn, segment, rows, state);
+      finish_rows(p.in, shared, w.turn, segment, rows, state);
       continue;
     }
-    stage = round_queries(p.in, shared, segment, stage);
-    const uint32_t scales = shared.query_scales() + rows.row * 4;
-    const float scale[2] = {p.in.score_scale * load_shared(scales),
-                            p.in.score_scale * load_shared(scales + 32)};
+    w.begin(segment, rows);
+    w.issue(s[0], w.stage);
+    int i = 0;
 #pragma unroll 1
-    for (int i = 0; i < segment.num_pages; ++i) {
-      barrier_wait(shared.full(stage.index), stage.parity);
-      issue_scores(s, operands, stage.index);
-      wgmma_commit();
-      wgmma_wait<0>();
-      pin(s);
-      make_weights(shared, stage.index, rows, i, scale, s, state);
-      if (i + 1 == segment.num_pages) finish_rows(p.in, shared, turn, segment, rows, state);
-      async_proxy_fence();
-      __syncwarp();
-      warp_arrive(shared.weighed(stage.index));
-      stage = stage.next();
+    for (; i + 2 < num_pages; i += 2) {
+      weigh_page(w, rows, i, s[0], s[1], state);
+      weigh_page(w, rows, i + 1, s[1], s[0], state);
     }
-    turn = (turn + 1) % Fp8Shared::kTurns;
+    if (i + 2 == num_pages) {
+      weigh_page(w, rows, i++, s[0], s[1], state);
+      wgmma_wait<0>();
+      pin(s[1]);
+#pragma unroll
+      for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
+    } else {
+      wgmma_wait<0>();
+      pin(s[0]);
+    }
+    make_weights(w, rows, i, s[0], state);
+    finish_rows(p.in, shared, w.turn, segment, rows, state);
+    w.publish();
+    w.turn = (w.turn + 1) % Fp8Shared::kTurns;
   }
 }
 
@@ -144,35 +187,61 @@ __device__ inline void store_outputs(const Inputs& in, const Fp8Shared& shared, 
   }
 }
 
-// A page's part of the outputs, of which `count` keys are defined.
-__device__ inline void sum_page(const Fp8Shared& shared, const Fp8Operands& operands,
-                                const Stage& stage, int half, int count, Outputs& o) {
-  Values values[2];
+// What a summing warpgroup carries along.
+struct Summing {
+  const Fp8Shared& shared;
+  const WeightMatrix weights;  // of place 0
+  const int half;
+  Stage stage{};
+  Values values[2];  // of blocks 0 and 1, then 2 and 3; at a page's begin it has those of block 0
+
+  __device__ Summing(const Fp8Shared& memory, int which)
+      : shared(memory), weights(memory.weights(0)), half(which) {}
+
+  __device__ void load(int block) {
+    load_values(values[block % 2], shared, stage.index, half, block);
+  }
+  // Waits for a page of which `count` keys are defined and loads its first block.
+  __device__ void begin_page(int count) {
+    barrier_wait(shared.full(stage.index), stage.parity);
+    if (count < kPageTokens) {
+      clear_keys(shared, stage.index, half, count);
+      named_sync<kWarpgroup>(kOwn + 1 + half);
+    }
+    load(0);
+  }
+};
+
+// A page's part of the outputs. With kNext another follows, of which `count` keys are defined.
+template <bool kNext>
+__device__ __forceinline__ void sum_page(Summing& w, int count, Outputs& o) {
+  const Stage stage = w.stage;
   float sum[32];
-  barrier_wait(shared.full(stage.index), stage.parity);
-  load_values(values[0], shared, stage.index, half, 0);
-  if (count < kPageTokens) clear_values(values[0], count);
-  barrier_wait(shared.weighed(stage.index), stage.parity);
-  rescale(o, shared, stage.index);
+  barrier_wait(w.shared.weighed(stage.index), stage.parity);
+  const uint32_t moved = load_word(w.shared.moved(stage.index));
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
-    issue_outputs(sum, values[m % 2], operands, stage.index);
-    wgmma_commit();
-    if (m < 3) {
-      load_values(values[(m + 1) % 2], shared, stage.index, half, m + 1);
-      if (count < kPageTokens) clear_values(values[(m + 1) % 2], count);
+    issue_outputs(sum, w.values[m % 2], w.weights, stage.index);
+    if (m == 0) {
+      rescale(o, w.shared.factors(stage.index), moved);
+      w.load(1);
+    }
+    if (m == 3) {
+      w.stage = stage.next();
+      if (kNext) w.begin_page(count);
     }
     wgmma_wait<0>();
     pin(sum);
+    if (m == 0 || m == 1) w.load(m + 2);
 #pragma unroll
     for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
   }
+  warp_arrive(w.shared.empty(stage.index));
 }
 
 // Two warpgroups, 256 columns each: the outputs.
 __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half) {
-  const Fp8Operands operands(shared);
-  Stage stage;
+  Summing w(shared, half);
   int turn = 0;
   Outputs o;
   Segments segments(p.in);
@@ -180,14 +249,16 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
   while (segments.next(segment)) {
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i / 32][i % 32] = 0.0f;
-    if (segment.num_pages > 0) stage = stage.next(query_stages(p.in, segment));
-    int count = segment.kv_len - segment.first_page * kPageTokens;
+    if (segment.num_pages > 0) {
+      w.stage = w.stage.next(query_stages(p.in, segment));
+      int count = segment.kv_len - segment.first_page * kPageTokens;
+      w.begin_page(count);
 #pragma unroll 1
-    for (int rest = segment.num_pages; rest > 0; --rest) {
-      sum_page(shared, operands, stage, half, count, o);
-      warp_arrive(shared.empty(stage.index));
-      stage = stage.next();
-      count -= kPageTokens;
+      for (int rest = segment.num_pages; rest > 1; --rest) {
+        count -= kPageTokens;
+        sum_page<true>(w, count, o);
+      }
+      sum_page<false>(w, 0, o);
     }
     segments.read(segment);  // again, rather than keep it
     store_outputs(p.in, shared, turn, segment, half, o);

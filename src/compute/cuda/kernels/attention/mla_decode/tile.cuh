@@ -168,6 +168,7 @@ struct RowState {
   __device__ bool move(const float (&s)[32], const float (&scale)[2], float lead, float slack,
                        float (&factor)[2]) {
     float next[2];
+    bool rises = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float found = fmaxf(s[2 * r], s[2 * r + 1]);
@@ -175,10 +176,16 @@ struct RowState {
       for (int i = 1; i < 8; ++i) {
         found = fmaxf(found, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
       }
-      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 1));
-      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 2));
-      found = found * scale[r] - lead;
-      next[r] = found > offset[r] + slack ? found : offset[r];
+      next[r] = found * scale[r] - lead;
+      rises |= next[r] > offset[r] + slack;
+    }
+    // Seldom so: the row's other threads need not be asked.
+    if (!__any_sync(0xffffffffu, rises)) return false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
+      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 2));
+      if (!(next[r] > offset[r] + slack)) next[r] = offset[r];
     }
     return move(next, factor);
   }

@@ -21,38 +21,55 @@ using Outputs = float[4][32];
 // Left operands of a block: [32 keys][4].
 using Values = uint32_t[2][4];
 
-// Shared memory as operands; offsets are from its start. Rows of 128 and of 64 bytes.
+using WeightMatrix = Matrices<16, 512, Swizzle::k64>;
+
+// A page, or the queries, as operands: rows of 128 and of 64 bytes.
 struct Fp8Operands {
   Matrices<16, 1024> wide;
-  Matrices<16, 512, Swizzle::k64> narrow;
-  __device__ explicit Fp8Operands(const Fp8Shared& shared)
-      : wide(shared.base), narrow(shared.base) {}
+  WeightMatrix rope;
+  __device__ explicit Fp8Operands(uint32_t page) : wide(page), rope(page + kFp8RopeOffset) {}
 };
 
-__device__ inline void issue_scores(float (&s)[32], const Fp8Operands& operands, int stage) {
-  const int page = Fp8Shared::page_offset(stage);
+__device__ inline void issue_scores(float (&s)[32], const Fp8Operands& queries,
+                                    const Fp8Operands& page) {
   pin(s);
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 16; ++k) {
     const int at = k / 4 * kBoxBytes + k % 4 * 32;
-    WgmmaE4m3<64>::multiply(s, operands.wide.at(at), operands.wide.at(page + at), k > 0);
+    WgmmaE4m3<64>::multiply(s, queries.wide.at(at), page.wide.at(at), k > 0);
   }
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    const int at = kFp8RopeOffset + k * 32;
-    WgmmaE4m3<64>::multiply(s, operands.narrow.at(at), operands.narrow.at(page + at), 1);
+    WgmmaE4m3<64>::multiply(s, queries.rope.at(k * 32), page.rope.at(k * 32), 1);
   }
+  wgmma_commit();
 }
 
 // A block of a page's outputs.
 __device__ inline void issue_outputs(float (&sum)[32], const Values& values,
-                                     const Fp8Operands& operands, int stage) {
-  const int weights = Fp8Shared::page_offset(stage) + kFp8RopeOffset;
+                                     const WeightMatrix& weights, int stage) {
   pin(sum);
   wgmma_fence();
-  wgmma_e4m3_n64(sum, values[0], operands.narrow.at(weights), 0);
-  wgmma_e4m3_n64(sum, values[1], operands.narrow.at(weights + 32), 1);
+  wgmma_e4m3_n64(sum, values[0], weights.at(stage * kFp8PageBytes), 0);
+  wgmma_e4m3_n64(sum, values[1], weights.at(stage * kFp8PageBytes + 32), 1);
+  wgmma_commit();
+}
+
+// Zeros over a half page's keys from `first` on: they are undefined, NaN too, which a weight of
+// zero would not silence. By the warpgroup that sums it.
+__device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, int first) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const uint32_t base = shared.page(stage) + half * 2 * kBoxBytes;
+#pragma unroll 1
+  for (int at = first * 128 + thread * 16; at < kBoxBytes; at += kWarpgroup * 16) {
+#pragma unroll
+    for (int box = 0; box < 2; ++box) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(base + box * kBoxBytes + at),
+                   "r"(0)
+                   : "memory");
+    }
+  }
 }
 
 // Columns of a block of a page, this warp's.
@@ -74,26 +91,14 @@ __device__ inline void load_values(Values& values, const Fp8Shared& shared, int 
   }
 }
 
-// Keys from `count` on are undefined, NaN too, which a weight of zero would not silence: they
-// become zeros.
-__device__ inline void clear_values(Values& values, int count) {
-  const int first_key = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int key = 16 * i + first_key;
-    uint32_t mask = 0;
-#pragma unroll
-    for (int byte = 0; byte < 4; ++byte) {
-      if (key + byte / 2 * 8 + byte % 2 < count) mask |= 0xffu << byte * 8;
-    }
-    values[i / 2][i % 2 * 2] &= mask;
-    values[i / 2][i % 2 * 2 + 1] &= mask;
-  }
-}
-
-// Both e4m3 values of the lower half of `bits`.
-__device__ inline __half2 to_half2(uint32_t bits) {
-  return __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<uint16_t>(bits), __NV_E4M3));
+// Two weights to e4m3, and what they have become.
+__device__ inline uint16_t round_pair(float low, float high, __half2& rounded) {
+  uint16_t bits;
+  uint32_t halves;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bits));
+  rounded = reinterpret_cast<const __half2&>(halves);
+  return bits;
 }
 
 // Scores to rounded weights: words[2c + r] has row r's bytes 4 (lane % 4) to + 3 of chunk c.
@@ -107,14 +112,16 @@ __device__ inline bool round_weights(float (&s)[32], const float (&scale)[2], Ro
     __half2 totals[4];  // at most 4 * 2^8, and exact to 2^-11
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      float weights[4];
+      uint16_t pairs[2];
+      __half2 rounded[2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        weights[i] = exp2_fast(fmaf(s[8 * c + i / 2 * 4 + 2 * r + i % 2], scale[r], -offset));
+      for (int b = 0; b < 2; ++b) {
+        const float* at = s + 8 * c + 4 * b + 2 * r;
+        pairs[b] = round_pair(exp2_fast(fmaf(at[0], scale[r], -offset)),
+                              exp2_fast(fmaf(at[1], scale[r], -offset)), rounded[b]);
       }
-      const uint32_t word = to_e4m3x4(weights[0], weights[1], weights[2], weights[3]);
-      words[2 * c + r] = word;
-      totals[c] = __hadd2(to_half2(word), to_half2(word >> 16));
+      asm("mov.b32 %0, {%1, %2};" : "=r"(words[2 * c + r]) : "h"(pairs[0]), "h"(pairs[1]));
+      totals[c] = __hadd2(rounded[0], rounded[1]);
     }
     const float2 sums =
         __half22float2(__hadd2(__hadd2(totals[0], totals[1]), __hadd2(totals[2], totals[3])));
@@ -143,14 +150,19 @@ __device__ inline float2 load_pair(uint32_t address) {
   return pair;
 }
 
-// Outputs follow the rows' offsets.
-__device__ inline void rescale(Outputs& o, const Fp8Shared& shared, int stage) {
-  uint32_t moved;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(moved) : "r"(shared.moved(stage)) : "memory");
+__device__ inline uint32_t load_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+// Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
+__device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
   if (moved == 0) return;
-  const uint32_t factors = shared.factors(stage) + threadIdx.x % 4 * 8;
+  factors += threadIdx.x % 4 * 8;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
+    if ((moved >> i / 2 * 8 & 0xff) == 0) continue;
     const float2 factor = load_pair(factors + i * 32);
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
