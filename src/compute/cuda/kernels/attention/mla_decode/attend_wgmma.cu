@@ -1,9 +1,10 @@
-// Attention over BF16 pages of 512 + 64 on Hopper's warpgroup products. A block holds 64 query rows
-// and walks its pages in pairs, one warpgroup to a page: warpgroup 0 scores the even page and sums
-// into the left half of the outputs, warpgroup 1 the odd page and the right half; each hands its
-// weights to the other through shared memory, in the box of its page that only scores need. So the
-// softmax of one runs under the products of the other. A third warpgroup copies. e4m3 pools:
-// attend_fp8.cu.
+// Attention over pages of 512 + 64 on Hopper's 16-bit warpgroup products. A block holds 64 query
+// rows and walks its pages in pairs, one warpgroup to a page: warpgroup 0 scores the even page and
+// sums into the left half of the outputs, warpgroup 1 the odd page and the right half; each hands
+// its weights to the other through shared memory, in the box of its page that only scores need. So
+// the softmax of one runs under the products of the other. A third warpgroup copies; of a pool of
+// e4m3 groups (kHalf) it also makes FP16 of each box where it lies, exactly, since a scale is a
+// power of two, and of the queries, kept finite. Pools of e4m3 alone: attend_fp8.cu.
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
@@ -23,7 +24,7 @@ struct Operands {
 };
 
 // Scores of four boxes' columns, or of one.
-template <int kCount>
+template <bool kHalf, int kCount>
 __device__ inline void issue_scores(float (&s)[32], const Shared& shared, const Operands& operands,
                                     int odd, int first_box, uint32_t parity, bool begin) {
 #pragma unroll
@@ -34,28 +35,32 @@ __device__ inline void issue_scores(float (&s)[32], const Shared& shared, const 
     const int at = box * kBoxBytes;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      wgmma_n64(s, operands.rows.at(at + k * 32),
-                operands.rows.at(Operands::page(odd) + at + k * 32), !begin || i > 0 || k > 0);
+      wgmma_n64<kHalf>(s, operands.rows.at(at + k * 32),
+                       operands.rows.at(Operands::page(odd) + at + k * 32),
+                       !begin || i > 0 || k > 0);
     }
   }
 }
 
 // Outputs of this warpgroup's own weights.
+template <bool kHalf>
 __device__ inline void issue_own(float (&o)[128], const uint32_t (&weights)[16],
                                  const Operands& operands, int odd, int half) {
   const int at = Operands::page(odd) + half * kHalfBoxes * kBoxBytes;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    wgmma_n256_rows(o, weights + 4 * k, operands.values.at(at + k * 2048));
+    wgmma_n256_rows<kHalf>(o, weights + 4 * k, operands.values.at(at + k * 2048));
   }
 }
 // And of the other's, out of the page's weights box.
+template <bool kHalf>
 __device__ inline void issue_other(float (&o)[128], const Operands& operands, int odd, int half) {
   const int at = Operands::page(odd) + half * kHalfBoxes * kBoxBytes;
   const int weights = Operands::page(odd) + kRopeBox * kBoxBytes;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    wgmma_n256_rows(o, operands.rows.at(weights + k * 32), operands.values.at(at + k * 2048));
+    wgmma_n256_rows<kHalf>(o, operands.rows.at(weights + k * 32),
+                           operands.values.at(at + k * 2048));
   }
 }
 
@@ -66,13 +71,14 @@ __device__ inline void scale_rows(float (&o)[128], const float (&factor)[2]) {
 
 // Weights out of scores, into the page's weights box with the rows' offsets; `id` is the barrier by
 // which the other warpgroup learns of them. Returns as RowState::move().
+template <bool kHalf>
 __device__ inline bool make_weights(const Shared& shared, int odd, const Rows& rows, int page_idx,
                                     float scale, int id, float (&s)[32], RowState& state,
                                     uint32_t (&weights)[16], float (&factor)[2]) {
   const int begin = page_idx * kPageTokens;
   if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
   const bool moved = weigh(s, scale, state, factor);
-  pack_weights(s, weights);
+  pack_weights<kHalf>(s, weights);
   named_sync<kWarpgroup>(kOwn + odd);  // all have read the box of rope
   const bool tail = begin + kPageTokens > rows.kv_end;
   if (tail) clear_rows(shared.page(odd), rows.kv_end - begin);
@@ -113,6 +119,7 @@ __device__ inline void finish(const Params& p, const Shared& shared, const Segme
 }
 
 // Warpgroup 0: even pages, left half.
+template <bool kHalf>
 __device__ void attend_even(const Params& p, const Shared& shared) {
   uint32_t parity = 0, query_parity = 0;
   int turn = 0;
@@ -134,20 +141,20 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
 #pragma unroll 1
     for (int i = 0; i < num_pages; i += 2) {
       pin(s);
-      issue_scores<kBoxes>(s, shared, operands, 0, 0, parity, true);
+      issue_scores<kHalf, kBoxes>(s, shared, operands, 0, 0, parity, true);
       wgmma_commit();
       wgmma_wait<0>();
       pin(s);
       parity ^= 1;
       if (i + 2 >= num_pages) warp_arrive(shared.query_empty());
 
-      if (make_weights(shared, 0, rows, i, p.in.score_scale, kEvenWeights, s, state, weights,
-                       factor)) {
+      if (make_weights<kHalf>(shared, 0, rows, i, p.in.score_scale, kEvenWeights, s, state, weights,
+                              factor)) {
         scale_rows(o, factor);
       }
       pin(o);
       wgmma_fence();
-      issue_own(o, weights, operands, 0, 0);
+      issue_own<kHalf>(o, weights, operands, 0, 0);
       wgmma_commit();
       wgmma_wait<0>();
       pin(o);
@@ -157,7 +164,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
       if (take_offsets(shared, 1, rows, state, factor)) scale_rows(o, factor);
       pin(o);
       wgmma_fence();
-      issue_other(o, operands, 1, 0);
+      issue_other<kHalf>(o, operands, 1, 0);
       wgmma_commit();
       wgmma_wait<0>();
       pin(o);
@@ -169,6 +176,7 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
 }
 
 // Warpgroup 1: odd pages, right half.
+template <bool kHalf>
 __device__ void attend_odd(const Params& p, const Shared& shared) {
   uint32_t parity = 0, even_parity = 0, query_parity = 0;
   int turn = 0;
@@ -193,9 +201,9 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
       const bool has_odd = i + 1 < num_pages;
       if (has_odd) {
         pin(s);
-        issue_scores<4>(s, shared, operands, 1, 4, parity, true);
-        issue_scores<4>(s, shared, operands, 1, 0, parity, false);
-        issue_scores<1>(s, shared, operands, 1, kRopeBox, parity, false);
+        issue_scores<kHalf, 4>(s, shared, operands, 1, 4, parity, true);
+        issue_scores<kHalf, 4>(s, shared, operands, 1, 0, parity, false);
+        issue_scores<kHalf, 1>(s, shared, operands, 1, kRopeBox, parity, false);
         wgmma_commit();
         wgmma_wait<0>();
         pin(s);
@@ -210,18 +218,18 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
       if (take_offsets(shared, 0, rows, state, factor)) scale_rows(o, factor);
       pin(o);
       wgmma_fence();
-      issue_other(o, operands, 0, 1);
+      issue_other<kHalf>(o, operands, 0, 1);
       wgmma_commit();
       if (has_odd) {
-        const bool moved = make_weights(shared, 1, rows, i + 1, p.in.score_scale, kOddWeights, s,
-                                        state, weights, factor);
+        const bool moved = make_weights<kHalf>(shared, 1, rows, i + 1, p.in.score_scale,
+                                               kOddWeights, s, state, weights, factor);
         wgmma_wait<0>();
         pin(o);
         warp_arrive(shared.empty(0, 1));
         if (moved) scale_rows(o, factor);
         pin(o);
         wgmma_fence();
-        issue_own(o, weights, operands, 1, 1);
+        issue_own<kHalf>(o, weights, operands, 1, 1);
         wgmma_commit();
       }
       wgmma_wait<0>();
@@ -233,6 +241,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
   }
 }
 
+template <bool kHalf>
 __global__ void __launch_bounds__(kThreads, 1)
     attend_wgmma_kernel(const __grid_constant__ Params p) {
   extern __shared__ uint8_t memory[];
@@ -240,7 +249,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int odd = 0; odd < 2; ++odd) {
       for (int box = 0; box < kBoxes; ++box) barrier_init(shared.full(odd, box), 1);
+      for (int box = 0; box < kBoxes; ++box) barrier_init(shared.raw(odd, box), 1);
       for (int half = 0; half < 2; ++half) barrier_init(shared.empty(odd, half), 4);
+      barrier_init(shared.scales_full(odd), 1);
     }
     barrier_init(shared.query_full(), kOtherWarps);
     barrier_init(shared.query_empty(), 8);
@@ -251,18 +262,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_previous_kernel();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp < 8) {
-    raise_registers<232>();
+    raise_registers<kHalf ? 224 : 232>();
     if (warp < 4) {
-      attend_even(p, shared);
+      attend_even<kHalf>(p, shared);
     } else {
-      attend_odd(p, shared);
+      attend_odd<kHalf>(p, shared);
     }
   } else {
-    lower_registers<40>();
+    lower_registers<kHalf ? 56 : 40>();
     if (warp == 8) {
-      load_pages(p, shared);
+      load_pages<kHalf>(p, shared);
     } else {
-      load_queries(p, shared);
+      load_and_convert<kHalf>(p, shared);
     }
   }
 }
@@ -272,11 +283,20 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, float* partials,
                                 float* lse, cudaStream_t stream) {
   Params p;
+  p.in = make_inputs(problem, partials, lse);
+  if (problem.format == PageFormat::kF8Group) {
+    if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode_pool_map(p.scales, problem, kScaleBytes, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode_pool_map(p.rope, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B)) {
+      return cudaErrorInvalidValue;
+    }
+    return launch_tiles<attend_wgmma_kernel<true>, kThreads>(p, kSharedBytes, num_sms, stream);
+  }
   if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_128B)) {
     return cudaErrorInvalidValue;
   }
-  p.in = make_inputs(problem, partials, lse);
-  return launch_tiles<attend_wgmma_kernel, kThreads>(p, kSharedBytes, num_sms, stream);
+  p.scales = p.rope = p.pool;  // not used
+  return launch_tiles<attend_wgmma_kernel<false>, kThreads>(p, kSharedBytes, num_sms, stream);
 }
 
 }  // namespace deepflight::cuda_mla_decode

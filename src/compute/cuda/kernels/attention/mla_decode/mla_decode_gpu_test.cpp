@@ -26,11 +26,12 @@ struct Sequence {
 
 struct Shape {
   int64_t heads, latent, rope;
-  bool e4m3;
+  PageFormat format;
   std::vector<Sequence> sequences;
   float query_size = 1.0f;
 };
 
+constexpr PageFormat kFormats[] = {PageFormat::kBF16, PageFormat::kF8E4M3, PageFormat::kF8Group};
 constexpr int64_t kLayers = 3, kPad = 8;
 constexpr float kKvScale = 0.75f, kScale = 0.05f;
 
@@ -72,9 +73,9 @@ class World {
     p.out = out_.data(), p.out_stride = out_stride(), p.out_head_stride = w_.latent;
     p.pool = pool_.data();
     p.num_pages = num_pages_;
-    p.page_stride_bytes = kLayers * 64 * dim_ * element_bytes();
-    p.layer_offset_bytes = layer * 64 * dim_ * element_bytes();
-    p.kv_is_e4m3 = w_.e4m3, p.kv_scale = kKvScale;
+    p.page_stride_bytes = kLayers * 64 * token_bytes();
+    p.layer_offset_bytes = layer * 64 * token_bytes();
+    p.format = w_.format, p.kv_scale = kKvScale;
     p.page_table = table_.data(), p.page_table_stride = table_stride_;
     if (fast) p.metadata = metadata_.data(), p.scratch = scratch_.data();
     return p;
@@ -99,7 +100,7 @@ class World {
 
   // Of the last outputs; a head of `head_step`.
   void expect_right(int64_t layer, bool fast = true, int64_t head_step = 1) const {
-    const bool rounds = fast && w_.e4m3;
+    const bool rounds = fast && w_.format == PageFormat::kF8E4M3;
     // BF16 outputs 2^-9 a value at most, and BF16 weights; or e4m3 ones.
     const double tolerance = rounds && w_.query_size > 0 ? 0x1p-4 / std::sqrt(3.0) + 6e-3 : 6e-3;
     const auto queries = rounds ? rounded_queries() : host_q_;
@@ -163,13 +164,14 @@ class World {
     }
     return rounded;
   }
-  int64_t element_bytes() const { return w_.e4m3 ? 1 : 2; }
-  int64_t element(int64_t layer, int64_t s, int64_t j) const {
+  int64_t token_bytes() const { return page_token_bytes(w_.format, w_.latent, w_.rope); }
+  // Number of a token in the pool.
+  int64_t token_idx(int64_t layer, int64_t s, int64_t j) const {
     const int64_t page = host_table_[host_slots_[s] * table_stride_ + j / 64];
-    return ((page * kLayers + layer) * 64 + j % 64) * dim_;
+    return (page * kLayers + layer) * 64 + j % 64;
   }
   const float* value_of(int64_t layer, int64_t s, int64_t j) const {
-    return values_.data() + element(layer, s, j);
+    return values_.data() + token_idx(layer, s, j) * dim_;
   }
 
   bool lay_out() {
@@ -188,9 +190,9 @@ class World {
     std::vector<int32_t> ids(num_pages_);
     std::iota(ids.begin(), ids.end(), 0);
     std::shuffle(ids.begin(), ids.end(), std::mt19937(3));
-    const int64_t pool_size = num_pages_ * kLayers * 64 * dim_;
-    values_.assign(pool_size, NAN);
-    host_pool_.assign(pool_size * element_bytes(), 0xff);  // NaN in both formats
+    const int64_t pool_tokens = num_pages_ * kLayers * 64;
+    values_.assign(pool_tokens * dim_, NAN);
+    host_pool_.assign(pool_tokens * token_bytes(), 0xff);  // NaN in every format
     for (int64_t s = 0; s < num_slots_; ++s) {
       if (host_slots_[s] < 0) continue;
       for (int64_t j = 0; j < w_.sequences[s].kv_len; j += 64) {
@@ -206,19 +208,32 @@ class World {
     static const auto random = random_normal(1000003, 1.0f, 11);  // drawn once: pools are large
     const int64_t first = (1000 * layer + s) * 7919;
     for (int64_t j = 0; j < kv_len; ++j) {
+      const int64_t token = token_idx(layer, s, j);
       for (int64_t i = 0; i < dim_; ++i) {
-        const int64_t at = element(layer, s, j) + i;
-        const float value = random[(first + j * dim_ + i) % 1000003];
-        if (w_.e4m3) {
-          host_pool_[at] = f32_to_f8e4m3(value);
-          values_[at] = f8e4m3_to_f32(host_pool_[at]) * kKvScale;
-        } else {
-          const uint16_t bits = f32_to_bf16(value);
-          std::memcpy(&host_pool_[at * 2], &bits, 2);
-          values_[at] = bf16_to_f32(bits);
-        }
+        values_[token * dim_ + i] = store(&host_pool_[token * token_bytes()], i, j,
+                                          random[(first + j * dim_ + i) % 1000003]);
       }
     }
+  }
+  // Value `i` of a token; gives what the kernel sees. Scales of groups are any powers of two.
+  float store(uint8_t* token, int64_t i, int64_t j, float value) const {
+    if (w_.format == PageFormat::kF8E4M3) {
+      token[i] = f32_to_f8e4m3(value);
+      return f8e4m3_to_f32(token[i]) * kKvScale;
+    }
+    if (w_.format == PageFormat::kF8Group && i < w_.latent) {
+      const int64_t group = i / kPageGroup;
+      const float scale = std::ldexp(1.0f, static_cast<int>((j + 2 * group) % 5) - 3);
+      std::memcpy(token + scales_offset_bytes(w_.latent) + 4 * group, &scale, 4);
+      token[i] = f32_to_f8e4m3(value / scale);
+      return f8e4m3_to_f32(token[i]) * scale;
+    }
+    const uint16_t bits = f32_to_bf16(value);
+    uint8_t* at = w_.format == PageFormat::kBF16
+                      ? token + 2 * i
+                      : token + rope_offset_bytes(w_.latent) + 2 * (i - w_.latent);
+    std::memcpy(at, &bits, 2);
+    return bf16_to_f32(bits);
   }
 
   const Shape w_;
@@ -235,9 +250,9 @@ class World {
 };
 
 void check(const Shape& shape, bool fast, int64_t head_step = 1) {
-  SCOPED_TRACE(::testing::Message()
-               << "heads " << shape.heads << " latent " << shape.latent << " e4m3 " << shape.e4m3
-               << " sequences " << shape.sequences.size() << " fast " << fast);
+  SCOPED_TRACE(::testing::Message() << "heads " << shape.heads << " latent " << shape.latent
+                                    << " format " << static_cast<int>(shape.format) << " sequences "
+                                    << shape.sequences.size() << " fast " << fast);
   const World world(shape);
   if (fast) {
     ASSERT_TRUE(mla_decode_is_fast(world.problem(1, true)));
@@ -260,28 +275,28 @@ const std::vector<Sequence> kRagged = {{1, 1},   {64, 1},   {7, 2, true}, {65, 6
                                        {700, 2}, {129, 65}, {0, 1},       {3, 5}};
 
 TEST(MlaDecode, Generic) {
-  for (const bool e4m3 : {false, true}) {
-    check({1, 512, 64, e4m3, kRagged}, false);
-    check({4, 512, 64, e4m3, kRagged}, false);
-    check({2, 16, 8, e4m3, kRagged}, false);
-    check({3, 32, 8, e4m3, {{3000, 1}, {5, 0}, {300, 300}}}, false);
-    check({128, 512, 64, e4m3, {{200, 1}, {1, 1, true}, {130, 2}}}, false);
+  for (const PageFormat format : kFormats) {
+    check({1, 512, 64, format, kRagged}, false);
+    check({4, 512, 64, format, kRagged}, false);
+    check({2, 16, 8, format, kRagged}, false);
+    check({3, 32, 8, format, {{3000, 1}, {5, 0}, {300, 300}}}, false);
+    check({128, 512, 64, format, {{200, 1}, {1, 1, true}, {130, 2}}}, false);
   }
 }
 
-void check_fast(bool e4m3) {
+void check_fast(PageFormat format) {
   for (const int64_t heads : {1, 3, 4, 16, 32, 64, 128}) {
-    check({heads, 512, 64, e4m3, kRagged}, true);
-    check({heads, 512, 64, e4m3, {{200, 1}, {1, 1, true}, {130, 2}}}, true);
-    check({heads, 512, 64, e4m3, {{3000, 1}}}, true);
-    check({heads, 512, 64, e4m3, {{64, 1}}}, true);
-    check({heads, 512, 64, e4m3, {{1, 1}}}, true);
-    check({heads, 512, 64, e4m3, {{5, 3, true}}}, true);
-    check({heads, 512, 64, e4m3, {{300, 300}, {77, 1}, {5, 0}}}, true, 16);
+    check({heads, 512, 64, format, kRagged}, true);
+    check({heads, 512, 64, format, {{200, 1}, {1, 1, true}, {130, 2}}}, true);
+    check({heads, 512, 64, format, {{3000, 1}}}, true);
+    check({heads, 512, 64, format, {{64, 1}}}, true);
+    check({heads, 512, 64, format, {{1, 1}}}, true);
+    check({heads, 512, 64, format, {{5, 3, true}}}, true);
+    check({heads, 512, 64, format, {{300, 300}, {77, 1}, {5, 0}}}, true, 16);
   }
 }
 // Batches as decode steps have them: the same number of queries each, any lengths.
-void check_batches(bool e4m3) {
+void check_batches(PageFormat format) {
   for (const int64_t queries : {1, 2, 4, 6}) {
     for (const int64_t heads : {16, 128}) {
       std::vector<Sequence> sequences;
@@ -290,29 +305,37 @@ void check_batches(bool e4m3) {
         const int64_t kv_len = std::max<int64_t>(queries, random() % (i % 8 == 0 ? 3500 : 600));
         sequences.push_back({kv_len, queries, i % 13 == 5});
       }
-      check({heads, 512, 64, e4m3, sequences}, true, heads / 8);
+      check({heads, 512, 64, format, sequences}, true, heads / 8);
     }
   }
 }
 
-TEST(MlaDecode, Bf16) { check_fast(false); }
-TEST(MlaDecode, Bf16Batches) { check_batches(false); }
-TEST(MlaDecode, E4m3) { check_fast(true); }
-TEST(MlaDecode, E4m3Batches) { check_batches(true); }
+TEST(MlaDecode, Bf16) { check_fast(PageFormat::kBF16); }
+TEST(MlaDecode, Bf16Batches) { check_batches(PageFormat::kBF16); }
+TEST(MlaDecode, E4m3) { check_fast(PageFormat::kF8E4M3); }
+TEST(MlaDecode, E4m3Batches) { check_batches(PageFormat::kF8E4M3); }
+TEST(MlaDecode, Group) { check_fast(PageFormat::kF8Group); }
+TEST(MlaDecode, GroupBatches) { check_batches(PageFormat::kF8Group); }
 
 // Weights without rounding errors: equal ones, and (almost) a single one. Tail pages too.
 TEST(MlaDecode, E4m3Equal) {
   for (const int64_t heads : {1, 16, 128}) {
     for (const float size : {0.0f, 40.0f}) {
-      check({heads, 512, 64, true, kRagged, size}, true);
-      check({heads, 512, 64, true, {{3000, 1}, {200, 1}, {1, 1, true}, {130, 2}}, size}, true);
+      check({heads, 512, 64, PageFormat::kF8E4M3, kRagged, size}, true);
+      check({heads,
+             512,
+             64,
+             PageFormat::kF8E4M3,
+             {{3000, 1}, {200, 1}, {1, 1, true}, {130, 2}},
+             size},
+            true);
     }
   }
 }
 
 // Queries that are not numbers, or infinite, must not leave their rows.
 TEST(MlaDecode, E4m3OddQueries) {
-  World world({16, 512, 64, true, {{700, 1}}});
+  World world({16, 512, 64, PageFormat::kF8E4M3, {{700, 1}}});
   world.prepare(nullptr);
   world.poison();
   launch_mla_decode(world.problem(1, true), nullptr);
@@ -364,7 +387,7 @@ TEST(MlaDecode, E4m3LongSums) {
     p.q = q.data(), p.q_stride = p.q_head_stride = kDim;
     p.out = out.data(), p.out_stride = p.out_head_stride = 512;
     p.pool = pool.data(), p.num_pages = kPages, p.page_stride_bytes = 64 * kDim;
-    p.kv_is_e4m3 = true;
+    p.format = PageFormat::kF8E4M3;
     p.page_table = d_table.data(), p.page_table_stride = kv_len / 64;
     prepare_mla_decode(p, metadata.data(), nullptr);
     p.metadata = metadata.data(), p.scratch = scratch.data();
@@ -378,11 +401,11 @@ TEST(MlaDecode, E4m3LongSums) {
   }
 }
 
-void check_graph(bool e4m3) {
+void check_graph(PageFormat format) {
   std::vector<Sequence> sequences;
   for (int i = 0; i < 20; ++i) sequences.push_back({100 + 137 * i % 2000, 2, i == 7});
   for (const int64_t heads : {16, 128}) {
-    World world({heads, 512, 64, e4m3, sequences});
+    World world({heads, 512, 64, format, sequences});
     cudaStream_t stream;
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     world.prepare(stream);  // attributes are set before a capture
@@ -409,12 +432,13 @@ void check_graph(bool e4m3) {
   }
 }
 
-TEST(MlaDecode, Bf16GraphSeesNewLengths) { check_graph(false); }
-TEST(MlaDecode, E4m3GraphSeesNewLengths) { check_graph(true); }
+TEST(MlaDecode, Bf16GraphSeesNewLengths) { check_graph(PageFormat::kBF16); }
+TEST(MlaDecode, E4m3GraphSeesNewLengths) { check_graph(PageFormat::kF8E4M3); }
 
 // Short: for compute-sanitizer.
 TEST(MlaDecodeSanitize, Fast) {
-  for (const bool e4m3 : {false, true}) check({16, 512, 64, e4m3, {{400, 2}, {7, 1, true}}}, true);
+  for (const PageFormat format : kFormats)
+    check({16, 512, 64, format, {{400, 2}, {7, 1, true}}}, true);
 }
 
 }  // namespace

@@ -10,12 +10,6 @@
 
 #include "compute/cuda/kernels/attention/mla_decode/problem.h"
 
-#ifdef __CUDACC__
-#define DF_HOST_DEVICE __host__ __device__
-#else
-#define DF_HOST_DEVICE
-#endif
-
 namespace deepflight::cuda_mla_decode {
 
 inline constexpr int kTileRows = 64;

@@ -18,8 +18,6 @@ namespace deepflight::cuda_mla_decode {
 using namespace device;  // NOLINT: this header is the kernels' own
 
 constexpr int kWarpgroup = 128;
-constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kOtherWarps = 3;  // of the third warpgroup: those that load queries
 constexpr int kBoxBytes = 64 * 128;
 
 // Named barriers.
@@ -41,7 +39,7 @@ struct Inputs {
 };
 
 inline Inputs make_inputs(const MlaDecodeProblem& p, float* partials, float* lse) {
-  const float pool_scale = p.kv_is_e4m3 ? p.kv_scale : 1.0f;
+  const float pool_scale = p.format == PageFormat::kF8E4M3 ? p.kv_scale : 1.0f;
   return {static_cast<const __nv_bfloat16*>(p.q),
           p.q_stride,
           p.q_head_stride,

@@ -1,9 +1,11 @@
-// The BF16 kernel's side of a tile: weights out of scores, to shared memory, and results to global
-// memory. Included by attend_wgmma.cu alone.
+// The 16-bit kernel's side of a tile: weights out of scores, to shared memory, and results to
+// global memory. Included by load.cuh alone.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "compute/cuda/kernels/attention/mla_decode/tile.cuh"
-#include "compute/cuda/primitives/wgmma_bf16.cuh"
+#include "compute/cuda/primitives/wgmma_16bit.cuh"
 
 namespace deepflight::cuda_mla_decode {
 
@@ -27,9 +29,17 @@ __device__ inline bool weigh(float (&s)[32], float scale, RowState& state, float
   return moved;
 }
 
+template <bool kHalf>
 __device__ inline void pack_weights(const float (&s)[32], uint32_t (&weights)[16]) {
 #pragma unroll
-  for (int i = 0; i < 16; ++i) weights[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+  for (int i = 0; i < 16; ++i) {
+    if constexpr (kHalf) {
+      const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
+      weights[i] = reinterpret_cast<const uint32_t&>(pair);
+    } else {
+      weights[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+    }
+  }
 }
 
 // A warp's 16 rows of packed weights to a box of 64 x 64, swizzled as an operand.
