@@ -25,9 +25,9 @@ Result<KvFormat> parse_kv_format(const std::string& name, bool is_cuda) {
   if (name == "auto") return is_cuda ? KvFormat::kBF16 : KvFormat::kF32;
   if (name == "bf16") return KvFormat::kBF16;
   if (name == "f32" && !is_cuda) return KvFormat::kF32;
-  if (name == "fp8" && is_cuda) return KvFormat::kF8E4M3;
-  return invalid_argument("--kv-cache-dtype {}: on {} use auto, bf16 or {}", name,
-                          is_cuda ? "a GPU" : "the CPU", is_cuda ? "fp8" : "f32");
+  if (name == "fp8") return KvFormat::kF8E4M3;
+  if (name == "fp8_group") return KvFormat::kF8Group;
+  return invalid_argument("--kv-cache-dtype {}: on a GPU use auto, bf16, fp8 or fp8_group", name);
 }
 
 // Decode steps of these sizes are captured: dense where a row more costs most.
@@ -103,8 +103,8 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
                 "batch, so that a request gets the same bits in any company; slower. The CPU's "
                 "never do");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "auto, bf16; f32 on the CPU, fp8 on a GPU")
-      ->check(CLI::IsMember({"auto", "f32", "bf16", "fp8"}));
+                  "auto, bf16, fp8, fp8_group (a scale for 128 latents); f32 on the CPU")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "fp8", "fp8_group"}));
   app->add_option("--threads", options->device.num_threads,
                   "compute threads of the CPU; 0: one per core")
       ->check(CLI::Range(0, 1024));

@@ -80,7 +80,7 @@ struct Bench {
   Executor& executor;
   ProfileSteps& steps;
   MachineRates rates;
-  int64_t kv_element_bytes;
+  int64_t kv_token_bytes;
 };
 
 Result<std::vector<ProfiledKernel>> record(const Bench& bench, int64_t padded_rows) {
@@ -108,7 +108,7 @@ Result<StepProfile> profile_shape(const Bench& bench, const StepShape& shape,
   profile.graph_launches =
       static_cast<double>(after.num_graph_steps - before.num_graph_steps) / num_steps;
 
-  const auto costs = step_costs(bench.local.model_config(), shape, bench.kv_element_bytes);
+  const auto costs = step_costs(bench.local.model_config(), shape, bench.kv_token_bytes);
   if (!bench.local.device().is_cuda) return profile;
   profile.floor_us = total_floor_us(costs, bench.rates);
   ASSIGN_OR_RETURN(*trace, record(bench, padded_rows));
@@ -189,8 +189,10 @@ Status run_profile(const ProfileOptions& options) {
       const auto executor,
       Executor::create(config, local->model_config(), local->weights(), *local->device().backend));
   ProfileSteps steps(*executor, local->model_config(), config);
-  const KvPool one_token{.format = config.kv_format, .token_dim = 1};
-  const Bench bench{options, *local, *executor, steps, rates, one_token.token_bytes()};
+  const KvPool pool{.format = config.kv_format,
+                    .token_dim = local->model_config().kv_token_dim(),
+                    .rope_dim = local->model_config().qk_rope_head_dim};
+  const Bench bench{options, *local, *executor, steps, rates, pool.token_bytes()};
 
   nlohmann::json profiles = nlohmann::json::array();
   std::vector<ProfiledKernel> trace;

@@ -5,33 +5,20 @@
 #include <numeric>
 #include <random>
 
-#include "tensor/float_formats.h"
+#include "compute/ops/kv_token.h"
 
 namespace deepflight {
 namespace {
 
-// Normal values in the pool's format.
-std::vector<uint8_t> random_page(KvFormat format, int64_t num_values) {
+// Tokens of normal values, one after the other.
+std::vector<uint8_t> random_tokens(const KvPool& pool, int64_t num_tokens) {
   std::mt19937 engine(1);
   std::normal_distribution<float> normal;
-  std::vector<uint8_t> bytes;
-  const auto append = [&](const auto value) {
-    const auto* data = reinterpret_cast<const uint8_t*>(&value);
-    bytes.insert(bytes.end(), data, data + sizeof(value));
-  };
-  for (int64_t i = 0; i < num_values; ++i) {
-    const float value = normal(engine);
-    switch (format) {
-      case KvFormat::kF32:
-        append(value);
-        break;
-      case KvFormat::kBF16:
-        append(f32_to_bf16(value));
-        break;
-      case KvFormat::kF8E4M3:
-        append(f32_to_f8e4m3(value));
-        break;
-    }
+  std::vector<uint8_t> bytes(num_tokens * pool.token_bytes());
+  std::vector<float> values(pool.token_dim);
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    for (float& value : values) value = normal(engine);
+    store_kv_token(pool, values.data(), bytes.data() + token * pool.token_bytes());
   }
   return bytes;
 }
@@ -61,8 +48,10 @@ void ProfileSteps::fill_pages(int64_t num_pages) {
   CHECK(num_pages <= static_cast<int64_t>(pages_.size()), num_pages, pages_.size());
   if (num_pages <= num_filled_) return;
   const int64_t num_layers = model_config_.num_layers + config_.speculative.num_modules();
-  auto bytes =
-      random_page(config_.kv_format, num_layers * kPageTokens * model_config_.kv_token_dim());
+  const KvPool pool{.format = config_.kv_format,
+                    .token_dim = model_config_.kv_token_dim(),
+                    .rope_dim = model_config_.qk_rope_head_dim};
+  auto bytes = random_tokens(pool, num_layers * kPageTokens);
   bytes.resize(executor_.memory().page_bytes);  // states at the page's end: zeros
   for (; num_filled_ < num_pages; ++num_filled_) {
     executor_.overwrite_page(pages_[num_filled_], bytes);

@@ -113,8 +113,8 @@ class BadInput(unittest.TestCase):
         self.expect_refusal(("generate", "--model", GOLDEN, "--prompt", "x"), "tokenizer.json")
         self.expect_refusal((*generate, "--prompt", "x", "--num-layers", "99"), "--num-layers 99")
         self.expect_refusal((*generate, "--prompt", "x", "--device", "cuda"), "--device cuda")
-        self.expect_refusal((*generate, "--prompt", "x", "--device", "cpu", "--kv-cache-dtype",
-                             "fp8"), "--kv-cache-dtype fp8")
+        self.expect_refusal((*generate, "--prompt", "x", "--kv-cache-dtype", "fp4"),
+                            "--kv-cache-dtype", "fp8_group")
         self.expect_refusal((*generate, "--prompt", "x", "--deterministic", "--reuse-output-pages"),
                             "--deterministic", "--reuse-output-pages")
         self.expect_refusal(("serve", "--model", MODEL, "--api-key", "two words"), "--api-key")

@@ -81,8 +81,10 @@ TEST(Rope, RefusesPositionsOutsideTheTable) {
 TEST(WriteKv, ChangesOnlyTheAddressedBytes) {
   CpuBackend backend({.num_threads = 2});
   constexpr int64_t kDim = 12;
-  for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16}) {
+  for (const KvFormat format :
+       {KvFormat::kF32, KvFormat::kBF16, KvFormat::kF8E4M3, KvFormat::kF8Group}) {
     KvPool pool{nullptr, format, 6, 3, kDim};
+    pool.rope_dim = 4;
     std::vector<uint8_t> memory(pool.size_bytes(), 0xa5);
     pool.base = memory.data();
     Ints page_table{4, 1,  -1,  // slot 0
@@ -103,16 +105,8 @@ TEST(WriteKv, ChangesOnlyTheAddressedBytes) {
     for (int64_t t = 0; t < 5; ++t) {
       const int32_t position = positions.values[t];
       const int64_t page = page_table.values[slots.values[t] * 3 + position / 64];
-      const int64_t token = ((page * 3 + 1) * 64 + position % 64) * kDim;
-      for (int64_t i = 0; i < kDim; ++i) {
-        const float value = latent.at(t, i);
-        if (format == KvFormat::kF32) {
-          std::memcpy(&want[(token + i) * 4], &value, 4);
-        } else {
-          const uint16_t bits = nearest_bf16(value);
-          std::memcpy(&want[(token + i) * 2], &bits, 2);
-        }
-      }
+      const int64_t token = (page * 3 + 1) * 64 + position % 64;
+      store_kv_token(pool, latent.row(t), want.data() + token * pool.token_bytes());
     }
     EXPECT_EQ(memory, want);
   }
@@ -282,10 +276,15 @@ TEST_P(AttentionTest, NothingToDo) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, AttentionTest, ::testing::Values(KvFormat::kF32, KvFormat::kBF16),
-                         [](const auto& info) {
-                           return info.param == KvFormat::kF32 ? "F32" : "BF16";
-                         });
+std::string format_name(const ::testing::TestParamInfo<KvFormat>& info) {
+  const char* const names[] = {"F32", "BF16", "F8", "F8Group"};
+  return names[static_cast<int>(info.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, AttentionTest,
+                         ::testing::Values(KvFormat::kF32, KvFormat::kBF16, KvFormat::kF8E4M3,
+                                           KvFormat::kF8Group),
+                         format_name);
 
 }  // namespace
 }  // namespace deepflight

@@ -7,6 +7,7 @@
 
 #include "compute/cpu/cpu_backend.h"
 #include "compute/cpu/op_testing.h"
+#include "compute/ops/kv_token.h"
 
 namespace deepflight::testing {
 
@@ -46,10 +47,9 @@ class AttentionWorld {
       num_tokens_ += sequence.num_queries;
     }
     pool_ = {nullptr, format, num_pages, kLayers, shape.token_dim()};
-    memory_.assign(pool_.size_bytes() / 4, kPoison);  // as BF16: NaN, 0 in turns
-    if (format == KvFormat::kBF16) {
-      std::fill_n(reinterpret_cast<uint16_t*>(memory_.data()), memory_.size() * 2, 0x7fc1);
-    }
+    pool_.scale = 0.75f;
+    pool_.rope_dim = shape.rope;
+    memory_.assign(pool_.size_bytes(), 0xff);  // NaN in every format
     pool_.base = memory_.data();
     q_ = Matrix::random(num_tokens_, shape.num_heads * shape.qk(), seed + 1, 7);
     fill_pages(seed);
@@ -182,21 +182,15 @@ class AttentionWorld {
           row[i / kKvPageTokens] = pages.back();
           pages.pop_back();
         }
-        const int64_t offset =
+        uint8_t* target =
+            memory_.data() +
             ((row[i / kKvPageTokens] * kLayers + kLayer) * kKvPageTokens + i % kKvPageTokens) *
-            shape_.token_dim();
-        auto& token = tokens_[s].emplace_back();
-        for (int64_t j = 0; j < shape_.token_dim(); ++j) {
-          const float value = normal(engine);
-          if (pool_.format == KvFormat::kF32) {
-            memory_[offset + j] = value;
-            token.push_back(value);
-          } else {
-            const uint16_t bits = nearest_bf16(value);
-            reinterpret_cast<uint16_t*>(memory_.data())[offset + j] = bits;
-            token.push_back(bf16_value(bits));
-          }
-        }
+                pool_.token_bytes();
+        std::vector<float> values(shape_.token_dim());
+        for (float& value : values) value = normal(engine);
+        store_kv_token(pool_, values.data(), target);
+        load_kv_token(pool_, target, values.data());
+        tokens_[s].emplace_back(values.begin(), values.end());
       }
     }
   }
@@ -208,7 +202,7 @@ class AttentionWorld {
   int64_t max_pages_ = 0;
   int64_t num_tokens_ = 0;
   KvPool pool_;
-  std::vector<float> memory_;
+  std::vector<uint8_t> memory_;
   Matrix q_{0, 0};
   Ints page_table_;
   std::vector<std::vector<std::vector<double>>> tokens_;  // [sequence][position][token_dim]

@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "base/check.h"
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/math.h"
 #include "compute/cpu/scratch.h"
-#include "tensor/float_formats.h"
+#include "compute/ops/kv_token.h"
 
 namespace deepflight::cpu {
 namespace {
@@ -56,14 +55,11 @@ const float* load_page(const KvPool& pool, int32_t page, int64_t layer, int64_t 
   }
   thread_local std::vector<float> copy;
   float* rows = at_least(copy, kPage * pool.token_dim);
-  const int64_t count = std::min(num_valid, kPage) * pool.token_dim;
-  if (pool.format == KvFormat::kF32) {
-    std::memcpy(rows, source, count * sizeof(float));
-  } else {
-    const auto* bits = reinterpret_cast<const uint16_t*>(source);
-    for (int64_t i = 0; i < count; ++i) rows[i] = bf16_to_f32(bits[i]);
+  const int64_t count = std::min(num_valid, kPage);
+  for (int64_t i = 0; i < count; ++i) {
+    load_kv_token(pool, source + i * pool.token_bytes(), rows + i * pool.token_dim);
   }
-  std::fill(rows + count, rows + kPage * pool.token_dim, 0.0f);
+  std::fill(rows + count * pool.token_dim, rows + kPage * pool.token_dim, 0.0f);
   return rows;
 }
 

@@ -1,9 +1,7 @@
 // Rotary embedding, and the write of latent rows to their pages.
-#include <cstring>
-
 #include "compute/cpu/cpu_backend.h"
 #include "compute/cpu/paged_softmax.h"
-#include "tensor/float_formats.h"
+#include "compute/ops/kv_token.h"
 
 namespace deepflight {
 
@@ -35,7 +33,6 @@ void CpuBackend::rope(const TensorView& q_pe, const TensorView& positions, const
 
 void CpuBackend::write_kv(const TensorView& latent, const StepState& state,
                           const StepInputs& inputs, const KvPool& pool, int64_t layer) {
-  CHECK(pool.format != KvFormat::kF8E4M3, "FP8 KV is the GPU's");
   CHECK(latent.dim(1) == pool.token_dim, latent.to_string(), pool.token_dim);
   for (int64_t token = 0; token < inputs.num_tokens; ++token) {
     const int32_t slot = inputs.token_slots.data<int32_t>()[token];
@@ -44,13 +41,7 @@ void CpuBackend::write_kv(const TensorView& latent, const StepState& state,
     CHECK(position >= 0 && position < state.page_table.dim(1) * kPage, position, slot);
     const int32_t page = state.page_table.row<int32_t>(slot)[position / kPage];
     char* target = page_address(pool, page, layer) + position % kPage * pool.token_bytes();
-    const float* source = latent.row<float>(token);
-    if (pool.format == KvFormat::kF32) {
-      std::memcpy(target, source, pool.token_bytes());
-    } else {
-      auto* bits = reinterpret_cast<uint16_t*>(target);
-      for (int64_t i = 0; i < pool.token_dim; ++i) bits[i] = f32_to_bf16(source[i]);
-    }
+    store_kv_token(pool, latent.row<float>(token), target);
   }
 }
 

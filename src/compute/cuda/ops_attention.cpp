@@ -10,10 +10,19 @@
 namespace deepflight {
 namespace {
 
-cuda_norm_rope::PoolFormat pool_format(KvFormat format) {
-  CHECK(format != KvFormat::kF32, "F32 KV is the CPU's");
-  return format == KvFormat::kBF16 ? cuda_norm_rope::PoolFormat::kBF16
-                                   : cuda_norm_rope::PoolFormat::kF8E4M3;
+PageFormat page_format(KvFormat format) {
+  switch (format) {
+    case KvFormat::kBF16:
+      return PageFormat::kBF16;
+    case KvFormat::kF8E4M3:
+      return PageFormat::kF8E4M3;
+    case KvFormat::kF8Group:
+      return PageFormat::kF8Group;
+    case KvFormat::kF32:
+      break;
+  }
+  CHECK(false, "F32 KV is the CPU's");
+  return PageFormat::kBF16;
 }
 
 void set_rope(const TensorView& q_pe, const TensorView& positions, const RopeTable& table,
@@ -38,11 +47,12 @@ void set_pool(const TensorView& latent, const StepState& state, const StepInputs
   problem->latent = bf16(latent);
   problem->latent_stride = latent.stride(0);
   problem->pool.base = pool.base;
-  problem->pool.format = pool_format(pool.format);
+  problem->pool.format = page_format(pool.format);
   CHECK(layer < pool.num_layers, layer, pool.num_layers);
   problem->pool.page_stride_bytes = pool.page_stride_bytes();
   problem->pool.layer = layer;
   problem->pool.token_dim = pool.token_dim;
+  problem->pool.rope_dim = pool.rope_dim;
   problem->pool.scale = pool.scale;
   problem->pool.token_slots = inputs.token_slots.data<int32_t>();
   problem->pool.page_table = state.page_table.data<int32_t>();
@@ -63,7 +73,7 @@ Problem attention_problem(const MlaCall& call) {
   problem.pool = call.pool.base;
   problem.page_stride_bytes = call.pool.page_stride_bytes();
   problem.layer_offset_bytes = call.layer * call.pool.layer_stride_bytes();
-  problem.kv_is_e4m3 = call.pool.format == KvFormat::kF8E4M3;
+  problem.format = page_format(call.pool.format);
   problem.kv_scale = call.pool.scale;
   problem.page_table = call.state.page_table.data<int32_t>();
   problem.page_table_stride = call.state.page_table.stride(0);

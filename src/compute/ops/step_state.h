@@ -51,12 +51,16 @@ struct StepDeltas {
   TensorView masks;       // I32 [num_masks, mask_words]
 };
 
+// How a token's latent and rope values lie in a page. kF8E4M3 has one scale for the whole pool:
+// stored value = e4m3(value / scale). kF8Group keeps e4m3 latents, then an F32 scale for each 128
+// of them, then rope as BF16: 512 + 16 + 128 bytes at DeepSeek's widths (compute/ops/kv_token.h).
+enum class KvFormat : uint8_t { kF32, kBF16, kF8E4M3, kF8Group };
+
+inline constexpr int kKvGroup = 128;  // latents under one scale of kF8Group
+
 // The KV pool: one page holds its tokens for all layers, [page][layer][64][token], and after them,
 // where drafts are made, the states of its last token ([levels * hidden], activation dtype): what
 // an MTP module needs to go on behind the page (Backend::shift_states).
-// kF8E4M3 has one scale for the whole pool: stored value = e4m3(value / scale).
-enum class KvFormat : uint8_t { kF32, kBF16, kF8E4M3 };
-
 struct KvPool {
   void* base = nullptr;
   KvFormat format = KvFormat::kF32;
@@ -65,10 +69,24 @@ struct KvPool {
   int64_t token_dim = 0;   // latent + rope elements
   float scale = 1.0f;      // of kF8E4M3
   int64_t tail_bytes = 0;  // of the states; a multiple of 16
-  int64_t element_bytes() const {
-    return format == KvFormat::kF32 ? 4 : format == KvFormat::kBF16 ? 2 : 1;
+  int64_t rope_dim = 0;    // kF8Group must know
+  // Of a token of kF8Group: latents, then these.
+  int64_t num_groups() const { return (token_dim - rope_dim + kKvGroup - 1) / kKvGroup; }
+  int64_t scales_offset_bytes() const { return (token_dim - rope_dim + 3) / 4 * 4; }
+  int64_t rope_offset_bytes() const { return scales_offset_bytes() + 4 * num_groups(); }
+  int64_t token_bytes() const {
+    switch (format) {
+      case KvFormat::kF32:
+        return 4 * token_dim;
+      case KvFormat::kBF16:
+        return 2 * token_dim;
+      case KvFormat::kF8E4M3:
+        return token_dim;
+      case KvFormat::kF8Group:
+        return (rope_offset_bytes() + 2 * rope_dim + 3) / 4 * 4;
+    }
+    return 0;
   }
-  int64_t token_bytes() const { return token_dim * element_bytes(); }
   int64_t layer_stride_bytes() const { return kKvPageTokens * token_bytes(); }
   int64_t tail_offset_bytes() const { return num_layers * layer_stride_bytes(); }
   int64_t page_stride_bytes() const { return tail_offset_bytes() + tail_bytes; }

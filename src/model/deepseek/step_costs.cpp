@@ -13,11 +13,11 @@ constexpr double kActivationBytes = 2;  // BF16
 
 class Costs {
  public:
-  Costs(const DeepseekConfig& config, const StepShape& shape, int64_t kv_element_bytes)
+  Costs(const DeepseekConfig& config, const StepShape& shape, int64_t kv_token_bytes)
       : config_(config),
         shape_(shape),
         tokens_(static_cast<double>(shape.num_tokens())),
-        kv_token_bytes_(static_cast<double>(config.kv_token_dim() * kv_element_bytes)) {}
+        kv_token_bytes_(static_cast<double>(kv_token_bytes)) {}
 
   std::vector<OpCost> run() {
     elementwise("embed/embed", 2 * config_.hidden_size);
@@ -217,8 +217,8 @@ class Costs {
 }  // namespace
 
 std::vector<OpCost> step_costs(const DeepseekConfig& config, const StepShape& shape,
-                               int64_t kv_element_bytes) {
-  return Costs(config, shape, kv_element_bytes).run();
+                               int64_t kv_token_bytes) {
+  return Costs(config, shape, kv_token_bytes).run();
 }
 
 double floor_us(const OpCost& cost, const MachineRates& rates) {

@@ -43,10 +43,10 @@ struct MachineRates {
 };
 
 // In the order in which a layer runs them; equal labels of all layers are summed.
-// kv_element_bytes: 2 for BF16 pages, 1 for e4m3. Experts are taken to be chosen uniformly: of E
-// experts, E (1 - (1 - k / E)^tokens) are read.
+// kv_token_bytes: of a token and layer, 1152 for BF16 pages of R1. Experts are taken to be chosen
+// uniformly: of E experts, E (1 - (1 - k / E)^tokens) are read.
 std::vector<OpCost> step_costs(const DeepseekConfig& config, const StepShape& shape,
-                               int64_t kv_element_bytes);
+                               int64_t kv_token_bytes);
 
 // The larger of the two times.
 double floor_us(const OpCost& cost, const MachineRates& rates);

@@ -26,7 +26,8 @@ double total(const std::vector<OpCost>& costs, double OpCost::*field, std::strin
 // 36.6 G active parameters with the head: 73.2 GFLOP a token, of which kv_b is not a linear here.
 TEST(StepCosts, ALinearFlopOfR1IsTwoPerActiveParameter) {
   const DeepseekConfig config = r1();
-  const auto costs = step_costs(config, {.decode_rows = 1, .decode_context = 1}, 2);
+  const auto costs =
+      step_costs(config, {.decode_rows = 1, .decode_context = 1}, 2 * config.kv_token_dim());
   const double linears = total(costs, &OpCost::flops, "linear") +
                          total(costs, &OpCost::flops, "experts") +
                          total(costs, &OpCost::flops, "absorb");
@@ -35,7 +36,8 @@ TEST(StepCosts, ALinearFlopOfR1IsTwoPerActiveParameter) {
 
 TEST(StepCosts, WeightsAreReadOnce) {
   DeepseekConfig config = r1();
-  const auto costs = step_costs(config, {.decode_rows = 1, .decode_context = 1}, 2);
+  const auto costs =
+      step_costs(config, {.decode_rows = 1, .decode_context = 1}, 2 * config.kv_token_dim());
   // 187.1 M parameters a layer in FP8; kv_b (16.8 M of them) runs in BF16.
   const double attention = total(costs, &OpCost::bytes, "attention/linear") +
                            total(costs, &OpCost::bytes, "attention/absorb");
@@ -43,7 +45,8 @@ TEST(StepCosts, WeightsAreReadOnce) {
   // One token meets 8 experts of 44 M parameters in each of 58 layers.
   EXPECT_NEAR(total(costs, &OpCost::bytes, "moe/experts") / (58 * 8 * 44.04e6), 1.0, 0.01);
   // Many tokens meet them all.
-  const auto many = step_costs(config, {.decode_rows = 4096, .decode_context = 1}, 2);
+  const auto many =
+      step_costs(config, {.decode_rows = 4096, .decode_context = 1}, 2 * config.kv_token_dim());
   const double rows = 4096.0 * 8 * (7168 * 1.03 + 4096 * 2 + 2048 * 1.03 + 7168 * 2);
   EXPECT_NEAR(total(many, &OpCost::bytes, "moe/experts") / (58 * (256 * 44.04e6 + rows)), 1.0,
               0.01);
@@ -51,13 +54,15 @@ TEST(StepCosts, WeightsAreReadOnce) {
 
 TEST(StepCosts, AttentionGrowsWithTheContext) {
   const DeepseekConfig config = r1();
-  const auto decode = step_costs(config, {.decode_rows = 64, .decode_context = 4096}, 2);
+  const auto decode =
+      step_costs(config, {.decode_rows = 64, .decode_context = 4096}, 2 * config.kv_token_dim());
   EXPECT_NEAR(total(decode, &OpCost::flops, "mla_decode") / (61.0 * 64 * 278528 * 4096), 1.0, 1e-6);
   EXPECT_NEAR(total(decode, &OpCost::bytes, "mla_decode") / (61.0 * 64 * 4096 * 1152), 1.0, 0.07);
-  const auto prefill = step_costs(config, {.prefill_tokens = 8192}, 2);
+  const auto prefill = step_costs(config, {.prefill_tokens = 8192}, 2 * config.kv_token_dim());
   const double expand = 61.0 * 2 * 8192 * 32768.0 * 512;
   EXPECT_NEAR((total(prefill, &OpCost::flops, "mla_prefill") - expand) / (61 * 2.75e12), 1.0, 0.01);
-  const auto later = step_costs(config, {.prefill_tokens = 8192, .prefill_prefix = 24576}, 2);
+  const auto later = step_costs(config, {.prefill_tokens = 8192, .prefill_prefix = 24576},
+                                2 * config.kv_token_dim());
   EXPECT_GT(total(later, &OpCost::flops, "mla_prefill"),
             6 * (total(prefill, &OpCost::flops, "mla_prefill") - expand));
 }
@@ -67,7 +72,7 @@ TEST(StepCosts, AttentionGrowsWithTheContext) {
 TEST(StepCosts, DraftsAddAModuleAndItsHead) {
   const DeepseekConfig config = r1();
   const auto bytes_of = [&](const StepShape& shape, const std::string& label) {
-    for (const OpCost& cost : step_costs(config, shape, 2)) {
+    for (const OpCost& cost : step_costs(config, shape, 2 * config.kv_token_dim())) {
       if (cost.label == label) return cost;
     }
     return OpCost{};

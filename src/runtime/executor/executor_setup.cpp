@@ -34,6 +34,7 @@ KvPool make_pool(const ExecutorConfig& config, const DeepseekConfig& model_confi
   pool.num_pages = num_pages;
   pool.num_layers = model_config.num_layers + num_modules;
   pool.token_dim = model_config.kv_token_dim();
+  pool.rope_dim = model_config.qk_rope_head_dim;
   pool.tail_bytes = MtpDrafter::states_width(model_config, num_modules) * dtype_bytes(activation);
   pool.tail_bytes = (pool.tail_bytes + 15) / 16 * 16;
   return pool;

@@ -8,25 +8,32 @@
 
 namespace deepflight::device {
 
-// Of rows of 128 bytes in the 128-byte swizzle, groups of 8 rows `group_bytes` apart. For an
-// operand whose rows run along k, `column_bytes` lie between blocks of 64 of its other dimension.
+// How 16-byte chunks of a row are interleaved: rows of 128 bytes, chunk c of row r at c ^ r % 8, or
+// of 64 bytes, at c ^ r / 2 % 4.
+enum class Swizzle : uint64_t { k128 = 1, k64 = 2 };
+
+// Of rows in a swizzle, groups of 8 rows `group_bytes` apart. For an operand whose rows run along
+// k, `column_bytes` lie between blocks of 64 of its other dimension.
 __device__ constexpr uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
-                                                uint32_t group_bytes) {
+                                                uint32_t group_bytes,
+                                                Swizzle swizzle = Swizzle::k128) {
   return static_cast<uint64_t>((shared & 0x3ffff) >> 4) |
          static_cast<uint64_t>(column_bytes >> 4) << 16 |
-         static_cast<uint64_t>(group_bytes >> 4) << 32 | uint64_t{1} << 62;
+         static_cast<uint64_t>(group_bytes >> 4) << 32 | static_cast<uint64_t>(swizzle) << 62;
 }
 
-// Descriptors of matrices at offsets from one place. The place is the same for all lanes of a warp,
-// and opaque: what the compiler can derive it derives again before every product, in a chain of
-// instructions that the tensor cores wait for.
-template <uint32_t kColumnBytes, uint32_t kGroupBytes>
+// A value that all lanes of a warp have, where the compiler knows it: in a uniform register.
+__device__ inline uint32_t uniform(uint32_t value) { return __reduce_or_sync(0xffffffffu, value); }
+
+// Descriptors of matrices at offsets from one place, the same for all lanes of a warp and opaque:
+// what the compiler can derive it derives again before every product, in a chain of instructions
+// that the tensor cores wait for.
+template <uint32_t kColumnBytes, uint32_t kGroupBytes, Swizzle kSwizzle = Swizzle::k128>
 class Matrices {
  public:
   __device__ explicit Matrices(uint32_t shared)
-      : low_(__shfl_sync(
-            0xffffffffu,
-            static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)), 0)) {}
+      : low_(uniform(static_cast<uint32_t>(matrix_descriptor(shared, kColumnBytes, kGroupBytes)))) {
+  }
   // Of the matrix `bytes` on, a multiple of 16.
   __device__ uint64_t at(uint32_t bytes) const { return kHigh | (low_ + (bytes >> 4)); }
   // `offset` bytes into stage `stage` of `stage_bytes` each: where both are known, an addition
@@ -36,7 +43,8 @@ class Matrices {
   }
 
  private:
-  static constexpr uint64_t kHigh = matrix_descriptor(0, kColumnBytes, kGroupBytes) >> 32 << 32;
+  static constexpr uint64_t kHigh =
+      matrix_descriptor(0, kColumnBytes, kGroupBytes, kSwizzle) >> 32 << 32;
   uint32_t low_;
 };
 

@@ -53,4 +53,16 @@ DF_WGMMA_E4M3(184, "92", "93", "94")
 DF_WGMMA_E4M3(192, "96", "97", "98")
 #undef DF_WGMMA_E4M3
 
+// d (+)= a b for 64 rows of b, with a in four registers: thread t holds of rows t / 32 * 16 + t %
+// 32 / 4 and (a[1], a[3]) 8 more, bytes 4 (t % 4) to + 3 and (a[2], a[3]) 16 more.
+__device__ inline void wgmma_e4m3_n64(float (&d)[32], const uint32_t* a, uint64_t b,
+                                      int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" DF_R64
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1;\n}\n"
+      : DF_O64
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+}
+
 }  // namespace deepflight::device

@@ -59,7 +59,9 @@ bool fits_vectors(const RopeProblem& p) {
       is_aligned(p.q_copy, 16) && p.copy_token_stride % 8 == 0 && p.copy_head_stride % 8 == 0;
   const bool latent = is_aligned(p.latent, 16) && p.latent_stride % 8 == 0 &&
                       pool.token_dim % 8 == 0 && pool.page_stride_bytes % 16 == 0 &&
-                      is_aligned(pool.base, 16);
+                      is_aligned(pool.base, 16) &&
+                      (pool.format != PageFormat::kF8Group ||
+                       page_tokens_fit_vectors(pool.format, pool.latent_dim(), pool.rope_dim));
   return table && q && copy && latent;
 }
 
@@ -97,9 +99,9 @@ void rope_write_kv(const RopeProblem& problem, cudaStream_t stream) {
   if (p.latent != nullptr) {
     CHECK(p.pool.token_dim >= p.rope_dim && p.latent_stride >= p.pool.token_dim, p.pool.token_dim,
           p.rope_dim, p.latent_stride);
-    const int64_t element_bytes = p.pool.format == PoolFormat::kBF16 ? 2 : 1;
-    CHECK(p.pool.layer >= 0 && p.pool.page_stride_bytes >=
-                                   (p.pool.layer + 1) * 64 * p.pool.token_dim * element_bytes,
+    CHECK(p.pool.rope_dim >= 0 && p.pool.rope_dim <= p.pool.token_dim, p.pool.rope_dim);
+    CHECK(p.pool.layer >= 0 &&
+              p.pool.page_stride_bytes >= (p.pool.layer + 1) * 64 * p.pool.token_bytes(),
           p.pool.layer, p.pool.page_stride_bytes);
     CHECK(p.pool.base != nullptr && p.pool.token_slots != nullptr && p.pool.page_table != nullptr);
     CHECK(p.pool.scale > 0.0f, p.pool.scale);

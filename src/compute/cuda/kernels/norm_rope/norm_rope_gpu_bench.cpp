@@ -147,7 +147,7 @@ TEST(RopeBench, RopeWriteKv) {
       p.latent = latents.data() + c * rows * latent_stride + 1536;
       p.latent_stride = latent_stride;
       p.pool = {pool.data(),
-                PoolFormat::kBF16,
+                PageFormat::kBF16,
                 int64_t{2} * 64 * (latent + rope) * 2,
                 1,
                 latent + rope,

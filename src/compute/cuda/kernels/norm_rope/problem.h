@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "compute/cuda/primitives/page_format.h"
 #include "compute/cuda/runtime/fp8_rows.h"
 
 namespace deepflight::cuda_norm_rope {
@@ -36,13 +37,11 @@ struct AddProblem {
   int64_t sum_stride = 0;
 };
 
-enum class PoolFormat : uint8_t { kBF16, kF8E4M3 };
-
-// Where latent rows go: [num_layers][64 tokens][token_dim] of each page, page of token t =
+// Where latent rows go: [num_layers][64][token] of each page, page of token t =
 // page_table[token_slots[t]][positions[t] / 64].
 struct PoolTarget {
   void* base = nullptr;
-  PoolFormat format = PoolFormat::kBF16;
+  PageFormat format = PageFormat::kBF16;
   int64_t page_stride_bytes = 0;
   int64_t layer = 0;
   int64_t token_dim = 0;                 // elements
@@ -50,6 +49,10 @@ struct PoolTarget {
   const int32_t* token_slots = nullptr;  // [num_tokens]; negative: nothing is written
   const int32_t* page_table = nullptr;   // [num_slots, pages of a slot]
   int64_t page_table_stride = 0;
+  int64_t rope_dim = 0;  // elements of token_dim; kF8Group must know
+
+  int64_t latent_dim() const { return token_dim - rope_dim; }
+  int64_t token_bytes() const { return page_token_bytes(format, latent_dim(), rope_dim); }
 };
 
 // Rotates q_pe in place and, where there is a latent, its last rope_dim columns, in place too; then

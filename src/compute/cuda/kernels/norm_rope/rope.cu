@@ -1,7 +1,7 @@
 // Rotary embedding in place and the write of latent rows to their pages. A block is one token and
 // a run of heads; the last block of a token in y takes its latent row.
 #include "compute/cuda/kernels/norm_rope/kernels.h"
-#include "compute/cuda/primitives/ld_st.cuh"
+#include "compute/cuda/primitives/kv_token.cuh"
 #include "compute/cuda/primitives/pdl.cuh"
 
 namespace deepflight::cuda_norm_rope {
@@ -23,16 +23,29 @@ __device__ inline char* pool_row(const RopeProblem& p, int64_t token, int positi
   if (slot < 0) return nullptr;
   const int64_t page = pool.page_table[slot * pool.page_table_stride + position / kPageTokens];
   const int64_t row = pool.layer * kPageTokens + position % kPageTokens;
-  const int64_t element_bytes = pool.format == PoolFormat::kBF16 ? 2 : 1;
+  const int64_t latent_dim = pool.token_dim - pool.rope_dim;
   return static_cast<char*>(pool.base) + page * pool.page_stride_bytes +
-         row * pool.token_dim * element_bytes;
+         row * page_token_bytes(pool.format, latent_dim, pool.rope_dim);
 }
 
-// What the latent row holds, in either format.
+// Of a token of kF8Group, its rope, so that column `token_dim - rope_dim` is the first of it.
+__device__ inline __nv_bfloat16* group_rope(const PoolTarget& pool, char* row) {
+  const int64_t latent_dim = pool.token_dim - pool.rope_dim;
+  return reinterpret_cast<__nv_bfloat16*>(row + rope_offset_bytes(latent_dim)) - latent_dim;
+}
+__device__ inline bool is_grouped(const PoolTarget& pool, int64_t column) {
+  return pool.format == PageFormat::kF8Group && column < pool.token_dim - pool.rope_dim;
+}
+
+// What the latent row holds, in any format; of kF8Group rope alone.
 __device__ inline void store_pool8(const PoolTarget& pool, char* row, int64_t column,
                                    const Bf16x8& values) {
-  if (pool.format == PoolFormat::kBF16) {
+  if (pool.format == PageFormat::kBF16) {
     *reinterpret_cast<Bf16x8*>(row + column * 2) = values;
+    return;
+  }
+  if (pool.format == PageFormat::kF8Group) {
+    *reinterpret_cast<Bf16x8*>(group_rope(pool, row) + column) = values;
     return;
   }
   float scaled[8];
@@ -46,6 +59,74 @@ __device__ inline void store_pool8(const PoolTarget& pool, char* row, int64_t co
   packed.x = to_e4m3x4(scaled[0], scaled[1], scaled[2], scaled[3]);
   packed.y = to_e4m3x4(scaled[4], scaled[5], scaled[6], scaled[7]);
   *reinterpret_cast<uint2*>(row + column) = packed;
+}
+
+__device__ inline float largest_of(const Bf16x8& values) {
+  float largest = 0.0f;
+#pragma unroll
+  for (const __nv_bfloat162& bits : values.pairs) {
+    const float2 pair = __bfloat1622float2(bits);
+    largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+  }
+  return largest;
+}
+
+// Latents of kF8Group with their scales; 16 neighbouring threads have a group.
+__device__ inline void store_groups(const PoolTarget& pool, char* row,
+                                    const __nv_bfloat16* latent) {
+  constexpr int kUnits = kPageGroup / 8;
+  const auto latent_dim = static_cast<int>(pool.token_dim - pool.rope_dim);
+  const int num_units = latent_dim / 8, end = (num_units + 31) / 32 * 32;  // of whole warps
+  auto* scales = reinterpret_cast<float*>(row + scales_offset_bytes(latent_dim));
+  for (int unit = static_cast<int>(threadIdx.x); unit < end; unit += kThreads) {
+    const Bf16x8 values =
+        unit < num_units ? *reinterpret_cast<const Bf16x8*>(latent + unit * 8) : Bf16x8{};
+    float largest = largest_of(values);
+#pragma unroll
+    for (int i = 1; i < kUnits; i *= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, i));
+    }
+    if (unit >= num_units) continue;
+    const float scale = kv_group_scale(largest);
+    float scaled[8];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = __bfloat1622float2(values.pairs[i]);
+      scaled[2 * i] = __fdiv_rn(pair.x, scale);
+      scaled[2 * i + 1] = __fdiv_rn(pair.y, scale);
+    }
+    *reinterpret_cast<uint2*>(row + unit * 8) =
+        make_uint2(to_e4m3x4(scaled[0], scaled[1], scaled[2], scaled[3]),
+                   to_e4m3x4(scaled[4], scaled[5], scaled[6], scaled[7]));
+    if (unit % kUnits == 0) scales[unit / kUnits] = scale;
+  }
+}
+
+// The same, a thread a group; gaps before the scales and at the end become zeros.
+__device__ inline void store_groups_generic(const PoolTarget& pool, char* row,
+                                            const __nv_bfloat16* latent) {
+  const auto latent_dim = static_cast<int>(pool.token_dim - pool.rope_dim);
+  const auto scales_at = static_cast<int>(scales_offset_bytes(latent_dim));
+  auto* bytes = reinterpret_cast<uint8_t*>(row);
+  for (int first = static_cast<int>(threadIdx.x) * kPageGroup; first < latent_dim;
+       first += kThreads * kPageGroup) {
+    const int last = min(first + kPageGroup, latent_dim);
+    float largest = 0.0f;
+    for (int i = first; i < last; ++i) {
+      largest = fmaxf(largest, fabsf(__bfloat162float(latent[i])));
+    }
+    const float scale = kv_group_scale(largest);
+    for (int i = first; i < last; ++i) {
+      bytes[i] = to_e4m3(__fdiv_rn(__bfloat162float(latent[i]), scale));
+    }
+    reinterpret_cast<float*>(row + scales_at)[first / kPageGroup] = scale;
+  }
+  if (threadIdx.x == 0) {
+    for (int i = latent_dim; i < scales_at; ++i) bytes[i] = 0;
+    const int64_t end = rope_offset_bytes(latent_dim) + 2 * pool.rope_dim;
+    const int64_t token_bytes = page_token_bytes(pool.format, latent_dim, pool.rope_dim);
+    for (int64_t i = end; i < token_bytes; ++i) bytes[i] = 0;
+  }
 }
 
 __device__ inline Bf16x8 load_bf16x8(const __nv_bfloat16* source) {
@@ -139,8 +220,12 @@ __device__ inline void latent_vector(const RopeProblem& p, int64_t token, int nu
       }
     } else if (target != nullptr) {
       const int column = (work - num_items) * 8;
+      if (is_grouped(p.pool, column)) continue;
       store_pool8(p.pool, target, column, load_bf16x8(latent + column));
     }
+  }
+  if (target != nullptr && p.pool.format == PageFormat::kF8Group) {
+    store_groups(p.pool, target, latent);
   }
 }
 
@@ -205,8 +290,10 @@ __device__ inline void rotate_pair(const RopeProblem& p, int position, int pair,
 
 __device__ inline void store_pool1(const PoolTarget& pool, char* row, int64_t column,
                                    __nv_bfloat16 value) {
-  if (pool.format == PoolFormat::kBF16) {
+  if (pool.format == PageFormat::kBF16) {
     reinterpret_cast<__nv_bfloat16*>(row)[column] = value;
+  } else if (pool.format == PageFormat::kF8Group) {
+    if (!is_grouped(pool, column)) group_rope(pool, row)[column] = value;
   } else {
     reinterpret_cast<uint8_t*>(row)[column] =
         to_e4m3(__fdiv_rn(__bfloat162float(value), pool.scale));
@@ -244,6 +331,9 @@ __global__ void __launch_bounds__(kThreads)
     if (target == nullptr) continue;
     store_pool1(p.pool, target, plain_dim + low, k_pe[low]);
     store_pool1(p.pool, target, plain_dim + high, k_pe[high]);
+  }
+  if (target != nullptr && p.pool.format == PageFormat::kF8Group) {
+    store_groups_generic(p.pool, target, latent);
   }
 }
 

@@ -26,18 +26,19 @@ constexpr int64_t kNumPages = kNumSlots * kMaxPages;
 
 // Everything that one call works on.
 struct Call {
-  Call(const Shape& shape, int64_t num_tokens, PoolFormat format, uint64_t seed);
+  Call(const Shape& shape, int64_t num_tokens, PageFormat format, uint64_t seed);
 
   RopeProblem problem();
   void expect(const std::string& what);
   void expect_rotated(const uint16_t* got, const uint16_t* source, int64_t token,
                       const std::string& what) const;
+  void expect_groups(const uint16_t* latents, uint8_t* target) const;
   void expect_pool(const std::vector<uint16_t>& latents, const std::string& what) const;
 
   Shape shape;
   int64_t num_tokens;
-  PoolFormat format;
-  int64_t q_stride, latent_stride, token_dim, num_copied, element_bytes;
+  PageFormat format;
+  int64_t q_stride, latent_stride, token_dim, num_copied, token_bytes;
   float scale = 0.37f;
   std::vector<uint16_t> q_host, latent_host;
   std::vector<float> cos_sin_host;
@@ -88,7 +89,7 @@ std::vector<int32_t> make_pages() {
   return pages;
 }
 
-Call::Call(const Shape& the_shape, int64_t tokens, PoolFormat the_format, uint64_t seed)
+Call::Call(const Shape& the_shape, int64_t tokens, PageFormat the_format, uint64_t seed)
     : shape(the_shape),
       num_tokens(tokens),
       format(the_format),
@@ -96,7 +97,7 @@ Call::Call(const Shape& the_shape, int64_t tokens, PoolFormat the_format, uint64
       latent_stride(shape.latent + shape.rope + shape.padding),
       token_dim(shape.latent + shape.rope),
       num_copied(tokens * 2 / 3),
-      element_bytes(format == PoolFormat::kBF16 ? 2 : 1),
+      token_bytes(page_token_bytes(format, shape.latent, shape.rope)),
       q_host(random_bits(tokens * q_stride, seed)),
       latent_host(random_bits(tokens * latent_stride, seed + 1)),
       cos_sin_host(make_table(shape.rope)),
@@ -110,7 +111,7 @@ Call::Call(const Shape& the_shape, int64_t tokens, PoolFormat the_format, uint64
       positions(positions_host),
       slots(slots_host),
       pages(pages_host),
-      pool(kNumPages * kNumLayers * 64 * token_dim * element_bytes) {}
+      pool(kNumPages * kNumLayers * 64 * token_bytes) {}
 
 RopeProblem Call::problem() {
   RopeProblem p;
@@ -129,9 +130,10 @@ RopeProblem Call::problem() {
   p.copy_head_stride = token_dim;
   p.latent = latent.data();
   p.latent_stride = latent_stride;
-  p.pool = {pool.data(),  format,       kNumLayers * 64 * token_dim * element_bytes,
+  p.pool = {pool.data(),  format,       kNumLayers * 64 * token_bytes,
             kLayer,       token_dim,    scale,
-            slots.data(), pages.data(), kMaxPages};
+            slots.data(), pages.data(), kMaxPages,
+            shape.rope};
   return p;
 }
 
@@ -155,6 +157,27 @@ void Call::expect_rotated(const uint16_t* got, const uint16_t* source, int64_t t
   }
 }
 
+// A token of kF8Group, written anew here: the layout and the choice of scales.
+void Call::expect_groups(const uint16_t* latents, uint8_t* target) const {
+  std::fill_n(target, token_bytes, uint8_t{0});
+  const int64_t scales_at = (shape.latent + 3) / 4 * 4;
+  const int64_t num_groups = (shape.latent + 127) / 128;
+  for (int64_t group = 0; group < num_groups; ++group) {
+    const int64_t end = std::min(shape.latent, (group + 1) * 128);
+    float largest = 0.0f;
+    for (int64_t i = group * 128; i < end; ++i) {
+      largest = std::max(largest, std::fabs(bf16_to_f32(latents[i])));
+    }
+    float scale = 0x1p-15f;
+    while (scale * 448.0f < largest && scale < 128.0f) scale *= 2.0f;
+    for (int64_t i = group * 128; i < end; ++i) {
+      target[i] = f32_to_f8e4m3(bf16_to_f32(latents[i]) / scale);
+    }
+    std::memcpy(target + scales_at + 4 * group, &scale, 4);
+  }
+  std::memcpy(target + scales_at + 4 * num_groups, latents + shape.latent, 2 * shape.rope);
+}
+
 void Call::expect_pool(const std::vector<uint16_t>& latents, const std::string& what) const {
   std::vector<uint8_t> want(pool.size(), 0xff);
   for (int64_t token = 0; token < num_tokens; ++token) {
@@ -162,10 +185,14 @@ void Call::expect_pool(const std::vector<uint16_t>& latents, const std::string& 
     const int64_t position = positions_host[token];
     const int64_t page = pages_host[slots_host[token] * kMaxPages + position / 64];
     const int64_t row = (page * kNumLayers + kLayer) * 64 + position % 64;
-    uint8_t* target = want.data() + row * token_dim * element_bytes;
+    uint8_t* target = want.data() + row * token_bytes;
+    if (format == PageFormat::kF8Group) {
+      expect_groups(&latents[token * latent_stride], target);
+      continue;
+    }
     for (int64_t i = 0; i < token_dim; ++i) {
       const uint16_t bits = latents[token * latent_stride + i];
-      if (format == PoolFormat::kBF16) {
+      if (format == PageFormat::kBF16) {
         std::memcpy(target + 2 * i, &bits, 2);
       } else {
         target[i] = f32_to_f8e4m3(bf16_to_f32(bits) / scale);
@@ -174,9 +201,8 @@ void Call::expect_pool(const std::vector<uint16_t>& latents, const std::string& 
   }
   const auto got = pool.host();
   for (size_t i = 0; i < want.size(); ++i) {
-    const size_t row = i / (token_dim * element_bytes);
-    ASSERT_EQ(got[i], want[i]) << what << " pool row " << row << " byte "
-                               << i % (token_dim * element_bytes);
+    const size_t row = i / token_bytes;
+    ASSERT_EQ(got[i], want[i]) << what << " pool row " << row << " byte " << i % token_bytes;
   }
 }
 
@@ -227,7 +253,8 @@ const Shape kShapes[] = {
 TEST(RopeWriteKv, RotatesAndWritesPages) {
   for (const Shape& shape : kShapes) {
     for (const int64_t num_tokens : {0, 1, 4, 33}) {
-      for (const PoolFormat format : {PoolFormat::kBF16, PoolFormat::kF8E4M3}) {
+      for (const PageFormat format :
+           {PageFormat::kBF16, PageFormat::kF8E4M3, PageFormat::kF8Group}) {
         std::ostringstream what;
         what << shape << " tokens " << num_tokens << " format " << static_cast<int>(format);
         Call call(shape, num_tokens, format, 7 + num_tokens);
@@ -243,7 +270,7 @@ TEST(RopeWriteKv, EveryNumberOfHeadsAThreadIsRight) {
     for (const int64_t heads : {1, 16, 33, 128, 160}) {
       std::ostringstream what;
       what << "heads " << heads << " per thread " << heads_per_thread;
-      Call call({heads, 128, 64, 512}, 11, PoolFormat::kBF16, 5);
+      Call call({heads, 128, 64, 512}, 11, PageFormat::kBF16, 5);
       launch_rope_vector(call.problem(), heads_per_thread, nullptr);
       ASSERT_NO_FATAL_FAILURE(call.expect(what.str()));
     }
@@ -252,7 +279,7 @@ TEST(RopeWriteKv, EveryNumberOfHeadsAThreadIsRight) {
 
 TEST(Rope, AloneTouchesNoLatent) {
   for (const int64_t rope : {64, 6}) {
-    Call call({4, 8, rope, 16}, 9, PoolFormat::kBF16, 5);
+    Call call({4, 8, rope, 16}, 9, PageFormat::kBF16, 5);
     RopeProblem problem = call.problem();
     problem.latent = nullptr;
     rope_write_kv(problem, nullptr);
@@ -268,7 +295,7 @@ TEST(Rope, AloneTouchesNoLatent) {
 
 TEST(WriteKv, AloneRotatesNothing) {
   for (const Shape& shape : kShapes) {
-    for (const PoolFormat format : {PoolFormat::kBF16, PoolFormat::kF8E4M3}) {
+    for (const PageFormat format : {PageFormat::kBF16, PageFormat::kF8E4M3, PageFormat::kF8Group}) {
       Call call(shape, 21, format, 5);
       RopeProblem problem = call.problem();
       problem.cos_sin = nullptr;

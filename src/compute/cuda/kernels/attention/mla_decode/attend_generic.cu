@@ -1,9 +1,9 @@
 // Absorbed attention for any widths: a block of plain code for each (token, head), all keys of a
 // sequence in one block. Order of the sums is fixed, so runs are bit-identical.
 #include <cuda_bf16.h>
-#include <cuda_fp8.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/primitives/kv_token.cuh"
 #include "compute/cuda/primitives/warp.cuh"
 
 namespace deepflight::cuda_mla_decode {
@@ -11,9 +11,6 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / device::kWarpSize;
-
-__device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ float to_float(__nv_fp8_e4m3 value) { return static_cast<float>(value); }
 
 // The sequence of a token: the last that begins at or before it (empty ones begin there too).
 __device__ int sequence_of(const int32_t* offsets, int num_sequences, int token) {
@@ -30,12 +27,13 @@ __device__ int sequence_of(const int32_t* offsets, int num_sequences, int token)
 }
 
 // Shared memory: query [latent + rope], output [latent], scores [64], scratch [2][32].
-template <typename Element>
+template <PageFormat kFormat>
 __global__ void __launch_bounds__(kThreads)
     attend_generic_kernel(const __grid_constant__ MlaDecodeProblem p, float kv_scale) {
   extern __shared__ float shared[];
   const int latent = static_cast<int>(p.latent_dim);
   const int dim = latent + static_cast<int>(p.rope_dim);
+  const auto token_bytes = static_cast<int>(page_token_bytes(kFormat, latent, dim - latent));
   float* query = shared;
   float* output = query + dim;
   float* scores = output + latent;
@@ -67,13 +65,12 @@ __global__ void __launch_bounds__(kThreads)
     const int count = min(kPageTokens, num_visible - begin);
     const int first = max(static_cast<int>(p.first_key) - begin, 0);
     if (first >= count) continue;
-    const Element* rows = reinterpret_cast<const Element*>(
-        static_cast<const char*>(p.pool) + pages[begin / kPageTokens] * p.page_stride_bytes +
-        p.layer_offset_bytes);
+    const uint8_t* rows = static_cast<const uint8_t*>(p.pool) +
+                          pages[begin / kPageTokens] * p.page_stride_bytes + p.layer_offset_bytes;
     for (int key = first + warp; key < count; key += kWarps) {
       float score = 0.0f;
       for (int i = lane; i < dim; i += device::kWarpSize) {
-        score += query[i] * to_float(rows[key * dim + i]);
+        score += query[i] * device::kv_value<kFormat>(rows + key * token_bytes, i, latent, 1.0f);
       }
       score = device::warp_sum(score);
       if (lane == 0) scores[key] = score * kv_scale * p.softmax_scale;
@@ -89,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = thread; i < latent; i += kThreads) {
       float value = output[i] * old_factor;
       for (int key = first; key < count; ++key)
-        value += scores[key] * to_float(rows[key * dim + i]);
+        value += scores[key] * device::kv_value<kFormat>(rows + key * token_bytes, i, latent, 1.0f);
       output[i] = value;
     }
     __syncthreads();
@@ -108,10 +105,16 @@ int64_t generic_shared_bytes(const MlaDecodeProblem& p) {
 void launch_attend_generic(const MlaDecodeProblem& p, cudaStream_t stream) {
   const auto grid = static_cast<unsigned>(p.num_tokens * p.num_heads);
   const auto bytes = static_cast<size_t>(generic_shared_bytes(p));
-  if (p.kv_is_e4m3) {
-    attend_generic_kernel<__nv_fp8_e4m3><<<grid, kThreads, bytes, stream>>>(p, p.kv_scale);
-  } else {
-    attend_generic_kernel<__nv_bfloat16><<<grid, kThreads, bytes, stream>>>(p, 1.0f);
+  switch (p.format) {
+    case PageFormat::kBF16:
+      attend_generic_kernel<PageFormat::kBF16><<<grid, kThreads, bytes, stream>>>(p, 1.0f);
+      break;
+    case PageFormat::kF8E4M3:
+      attend_generic_kernel<PageFormat::kF8E4M3><<<grid, kThreads, bytes, stream>>>(p, p.kv_scale);
+      break;
+    case PageFormat::kF8Group:
+      attend_generic_kernel<PageFormat::kF8Group><<<grid, kThreads, bytes, stream>>>(p, 1.0f);
+      break;
   }
 }
 

@@ -1,22 +1,18 @@
-// Attention over pages of 512 + 64 on Hopper's warpgroup products. A block holds 64 query rows and
-// walks its pages in pairs, one warpgroup to a page: warpgroup 0 scores the even page and sums into
-// the left half of the outputs, warpgroup 1 the odd page and the right half; each hands its weights
-// to the other through shared memory, in the box of its page that only scores need. So the softmax
-// of one runs under the products of the other. A third warpgroup copies; of an e4m3 pool it also
-// makes FP16 of each box where it lies, exactly, and of the queries, kept finite: the hardware
-// turns e4m3 to FP16 alone. The pool's scale is folded into the softmax and the outputs.
+// Attention over pages of 512 + 64 on Hopper's 16-bit warpgroup products. A block holds 64 query
+// rows and walks its pages in pairs, one warpgroup to a page: warpgroup 0 scores the even page and
+// sums into the left half of the outputs, warpgroup 1 the odd page and the right half; each hands
+// its weights to the other through shared memory, in the box of its page that only scores need. So
+// the softmax of one runs under the products of the other. A third warpgroup copies; of a pool of
+// e4m3 groups (kHalf) it also makes FP16 of each box where it lies, exactly, since a scale is a
+// power of two, and of the queries, kept finite. Pools of e4m3 alone: attend_fp8.cu.
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
 #include "compute/cuda/kernels/attention/mla_decode/load.cuh"
 #include "compute/cuda/kernels/attention/mla_decode/tensor_map.h"
-#include "compute/cuda/primitives/pdl.cuh"
 
 namespace deepflight::cuda_mla_decode {
 namespace {
-
-// Named barriers.
-constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5;
 
 // Shared memory as operands. By rows of 128 bytes, and (values) by rows that run along k.
 struct Operands {
@@ -73,36 +69,8 @@ __device__ inline void scale_rows(float (&o)[128], const float (&factor)[2]) {
   for (int i = 0; i < 128; ++i) o[i] *= factor[i / 2 % 2];
 }
 
-// What a multiplying thread knows of its two rows in a segment.
-struct Rows {
-  __device__ Rows(const Inputs& in, const Segment& segment) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-    row = warp * 16 + lane / 4;
-    key = lane % 4 * 2;
-    // Limits are counted from the segment's first page.
-    const int begin = segment.first_page * kPageTokens;
-    kv_end = segment.kv_len - begin;
-    first_key = in.first_key - begin;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int query =
-          min((segment.first_row() + row + 8 * r) / in.num_heads, segment.num_queries - 1);
-      limit[r] = visible_tokens(segment.kv_len, segment.num_queries, query) - begin;
-    }
-    least =
-        visible_tokens(segment.kv_len, segment.num_queries, segment.first_row() / in.num_heads) -
-        begin;
-  }
-  int row, key;  // of this thread: first row, first column of scores
-  int limit[2];
-  int least;   // of all rows
-  int kv_end;  // rows of pages from here on are undefined
-  int first_key;
-};
-
 // Weights out of scores, into the page's weights box with the rows' offsets; `id` is the barrier by
-// which the other warpgroup learns of them. Returns as RowState::update().
+// which the other warpgroup learns of them. Returns as RowState::move().
 template <bool kHalf>
 __device__ inline bool make_weights(const Shared& shared, int odd, const Rows& rows, int page_idx,
                                     float scale, int id, float (&s)[32], RowState& state,
@@ -110,7 +78,7 @@ __device__ inline bool make_weights(const Shared& shared, int odd, const Rows& r
   const int begin = page_idx * kPageTokens;
   if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
   if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
-  const bool moved = state.update(s, scale, factor);
+  const bool moved = weigh(s, scale, state, factor);
   pack_weights<kHalf>(s, weights);
   named_sync<kWarpgroup>(kOwn + odd);  // all have read the box of rope
   const bool tail = begin + kPageTokens > rows.kv_end;
@@ -132,10 +100,6 @@ __device__ inline bool take_offsets(const Shared& shared, int odd, const Rows& r
   const float next[2] = {load_shared(shared.offsets(odd) + rows.row * 4),
                          load_shared(shared.offsets(odd) + rows.row * 4 + 32)};
   return state.move(next, factor);
-}
-
-__device__ inline void warp_arrive(uint32_t barrier) {
-  if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
 __device__ inline void finish(const Params& p, const Shared& shared, const Segment& segment,
@@ -278,7 +242,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
   }
 }
 
-template <bool kE4m3>
+template <bool kHalf>
 __global__ void __launch_bounds__(kThreads, 1)
     attend_wgmma_kernel(const __grid_constant__ Params p) {
   extern __shared__ uint8_t memory[];
@@ -288,6 +252,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int box = 0; box < kBoxes; ++box) barrier_init(shared.full(odd, box), 1);
       for (int box = 0; box < kBoxes; ++box) barrier_init(shared.raw(odd, box), 1);
       for (int half = 0; half < 2; ++half) barrier_init(shared.empty(odd, half), 4);
+      barrier_init(shared.scales_full(odd), 1);
     }
     barrier_init(shared.query_full(), kOtherWarps);
     barrier_init(shared.query_empty(), 8);
@@ -298,39 +263,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_previous_kernel();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp < 8) {
-    raise_registers<kE4m3 ? 224 : 232>();
+    raise_registers<kHalf ? 224 : 232>();
     if (warp < 4) {
-      attend_even<kE4m3>(p, shared);
+      attend_even<kHalf>(p, shared);
     } else {
-      attend_odd<kE4m3>(p, shared);
+      attend_odd<kHalf>(p, shared);
     }
   } else {
-    lower_registers<kE4m3 ? 56 : 40>();
+    lower_registers<kHalf ? 56 : 40>();
     if (warp == 8) {
-      load_pages<kE4m3>(p, shared);
+      load_pages<kHalf>(p, shared);
     } else {
-      load_and_convert<kE4m3>(p, shared);
+      load_and_convert<kHalf>(p, shared);
     }
   }
-}
-
-template <bool kE4m3>
-cudaError_t launch(const Params& p, int num_sms, cudaStream_t stream) {
-  const auto kernel = attend_wgmma_kernel<kE4m3>;
-  static const cudaError_t attribute =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (attribute != cudaSuccess) return attribute;
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(num_sms));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, p);
 }
 
 }  // namespace
@@ -338,9 +284,20 @@ cudaError_t launch(const Params& p, int num_sms, cudaStream_t stream) {
 cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, float* partials,
                                 float* lse, cudaStream_t stream) {
   Params p;
-  if (!encode_pool_map(p.pool, problem)) return cudaErrorInvalidValue;
   p.in = make_inputs(problem, partials, lse);
-  return problem.kv_is_e4m3 ? launch<true>(p, num_sms, stream) : launch<false>(p, num_sms, stream);
+  if (problem.format == PageFormat::kF8Group) {
+    if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode_pool_map(p.scales, problem, kScaleBytes, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode_pool_map(p.rope, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B)) {
+      return cudaErrorInvalidValue;
+    }
+    return launch_tiles<attend_wgmma_kernel<true>, kThreads>(p, kSharedBytes, num_sms, stream);
+  }
+  if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_128B)) {
+    return cudaErrorInvalidValue;
+  }
+  p.scales = p.rope = p.pool;  // not used
+  return launch_tiles<attend_wgmma_kernel<false>, kThreads>(p, kSharedBytes, num_sms, stream);
 }
 
 }  // namespace deepflight::cuda_mla_decode

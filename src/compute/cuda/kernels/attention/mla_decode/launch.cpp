@@ -21,7 +21,8 @@ void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
   CHECK(aligned(p.metadata, 16) && aligned(p.scratch, 16));
   auto* partials = static_cast<float*>(p.scratch);
   float* lse = partials + partial_floats();
-  CUDA_CHECK(launch_attend_wgmma(p, num_sms(), partials, lse, stream));
+  const auto launch = p.format == PageFormat::kF8E4M3 ? launch_attend_fp8 : launch_attend_wgmma;
+  CUDA_CHECK(launch(p, num_sms(), partials, lse, stream));
   CUDA_CHECK(launch_combine(p, num_sms(), partials, lse, stream));
 }
 

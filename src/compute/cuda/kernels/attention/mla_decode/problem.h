@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "compute/cuda/primitives/page_format.h"
+
 namespace deepflight::cuda_mla_decode {
 
 // out[t, h] = sum_j softmax_j(softmax_scale * q[t, h] . K_j) K_j[0:latent_dim], causal. K_j: row j
@@ -35,12 +37,12 @@ struct MlaDecodeProblem {
   int64_t out_stride = 0;
   int64_t out_head_stride = 0;
 
-  const void* pool = nullptr;  // [page][layer][64][latent_dim + rope_dim], BF16 or e4m3
+  const void* pool = nullptr;  // [page][layer][64][token], of `format`
   int64_t num_pages = 0;       // of the pool; the tensor core kernel must know
   int64_t page_stride_bytes = 0;
   int64_t layer_offset_bytes = 0;  // of this layer inside a page
-  bool kv_is_e4m3 = false;
-  float kv_scale = 1.0f;                // of e4m3: value = stored * kv_scale
+  PageFormat format = PageFormat::kBF16;
+  float kv_scale = 1.0f;                // of kF8E4M3: value = stored * kv_scale
   const int32_t* page_table = nullptr;  // [slot, page_table_stride]
   int64_t page_table_stride = 0;
 

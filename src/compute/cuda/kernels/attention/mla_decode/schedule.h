@@ -10,19 +10,14 @@
 
 #include "compute/cuda/kernels/attention/mla_decode/problem.h"
 
-#ifdef __CUDACC__
-#define DF_HOST_DEVICE __host__ __device__
-#else
-#define DF_HOST_DEVICE
-#endif
-
 namespace deepflight::cuda_mla_decode {
 
 inline constexpr int kTileRows = 64;
 inline constexpr int kMaxLanes = 12;
 inline constexpr int kMaxParts = 160;  // a part has at least one SM
-// What beginning and ending a group costs, in pages; also what a split costs more.
-inline constexpr int kGroupCost = 5;
+// What beginning and ending a group costs, in pages; also what a split costs more. Higher than
+// either seems to be: a step without splits has nothing to combine (README.md).
+inline constexpr int kGroupCost = 8;
 inline constexpr int kEmptyGroupCost = 2;
 
 struct Group {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace deepflight::cuda_mla_decode {
@@ -65,13 +66,16 @@ TEST(MlaDecodeSchedule, Fills) {
   }
 }
 
-// 64 sequences of 64 pages on 66 parts: whole ones, not 2 more splits for 3% of balance.
+// Sequences of 64 pages, 64 on 66 parts and 128 on 33: whole ones, not splits for 3% of balance.
 TEST(MlaDecodeSchedule, LeavesEqualSequencesWhole) {
-  const std::vector<int> pages(64, 64);
-  int payload = least_payload(64 * cost_of(64), 66);
-  while (fill(pages, 66, payload) > 66) ++payload;
-  EXPECT_EQ(payload, cost_of(64));
-  EXPECT_EQ(fill(pages, 66, payload), 64);
+  for (const auto& [num_sequences, num_parts] : {std::pair<int, int>{64, 66}, {128, 33}}) {
+    const std::vector<int> pages(num_sequences, 64);
+    int payload = least_payload(num_sequences * cost_of(64), num_parts);
+    while (fill(pages, num_parts, payload) > num_parts) ++payload;
+    const int each = (num_sequences + num_parts - 1) / num_parts;
+    EXPECT_EQ(payload, each * cost_of(64));
+    EXPECT_EQ(fill(pages, num_parts, payload), num_sequences / each);
+  }
 }
 
 TEST(MlaDecodeSchedule, Visible) {

@@ -8,22 +8,24 @@
 
 namespace deepflight::cuda_mla_decode {
 
-// [num_pages][64][576] by boxes of a page's 64 tokens, 64 elements wide; BF16 ones are swizzled.
-inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p) {
-  const int64_t element_bytes = p.kv_is_e4m3 ? 1 : 2;
-  const cuuint64_t dims[3] = {kTokenDim, kPageTokens, static_cast<cuuint64_t>(p.num_pages)};
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(kTokenDim * element_bytes),
-                                 static_cast<cuuint64_t>(p.page_stride_bytes)};
-  const cuuint32_t box[3] = {64, kPageTokens, 1};
+// [num_pages][64][token] by boxes of a page's 64 tokens, `columns` elements (of e4m3: bytes) wide.
+inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint32_t columns,
+                            CUtensorMapSwizzle swizzle) {
+  const bool is_bf16 = p.format == PageFormat::kBF16;
+  const auto token_bytes =
+      static_cast<cuuint64_t>(page_token_bytes(p.format, p.latent_dim, p.rope_dim));
+  const cuuint64_t dims[3] = {is_bf16 ? kTokenDim : token_bytes, kPageTokens,
+                              static_cast<cuuint64_t>(p.num_pages)};
+  const cuuint64_t strides[2] = {token_bytes, static_cast<cuuint64_t>(p.page_stride_bytes)};
+  const cuuint32_t box[3] = {columns, kPageTokens, 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   const char* base = static_cast<const char*>(p.pool) + p.layer_offset_bytes;
   const TensorMapEncoder encode = tensor_map_encoder();
   return encode != nullptr &&
-         encode(
-             &map, p.kv_is_e4m3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-             3, const_cast<char*>(base), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             p.kv_is_e4m3 ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+         encode(&map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
+                const_cast<char*>(base), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 }  // namespace deepflight::cuda_mla_decode

@@ -1,28 +1,27 @@
-// What the tensor core kernels share: a block's walk over its part of the schedule, the running
-// softmax of a 64 x 64 tile of scores, weights to shared memory, and results to global memory.
+// What the tensor core kernels share: a block's walk over its part of the schedule, the limits of a
+// thread's rows, and the running softmax of a 64 x 64 tile of scores.
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/schedule.h"
 #include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/primitives/pdl.cuh"
 #include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/tma.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
-#include "compute/cuda/primitives/wgmma_16bit.cuh"
 
 namespace deepflight::cuda_mla_decode {
 
 using namespace device;  // NOLINT: this header is the kernels' own
 
 constexpr int kWarpgroup = 128;
-constexpr int kBoxBytes = 64 * 128;  // 64 rows of 64 BF16 elements
-constexpr int kBoxes = 9;            // of a page and of the queries
-constexpr int kValueBoxes = 8;
-constexpr int kHalfBoxes = 4;
+constexpr int kBoxBytes = 64 * 128;
+
+// Named barriers.
+constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5;
 
 struct Inputs {
   const __nv_bfloat16* q;
@@ -41,7 +40,7 @@ struct Inputs {
 };
 
 inline Inputs make_inputs(const MlaDecodeProblem& p, float* partials, float* lse) {
-  const float pool_scale = p.kv_is_e4m3 ? p.kv_scale : 1.0f;
+  const float pool_scale = p.format == PageFormat::kF8E4M3 ? p.kv_scale : 1.0f;
   return {static_cast<const __nv_bfloat16*>(p.q),
           p.q_stride,
           p.q_head_stride,
@@ -66,7 +65,8 @@ struct Segment {
   int tile;
   int first_page;
   int num_pages;
-  int partial;  // slot of partial results; < 0: the tile is not split
+  int slot;     // of partial results, this block's for the segment
+  int partial;  // the same; < 0: the tile is not split
 
   __device__ int first_row() const { return tile * kTileRows; }
 };
@@ -104,7 +104,8 @@ class Segments {
         visible_pages(segment.kv_len, segment.num_queries, in_.num_heads, segment.tile);
     const int end = min(is_last ? share.end_page : group->num_pages, seen);
     segment.num_pages = max(end - segment.first_page, 0);
-    segment.partial = group->num_splits == 1 ? -1 : 2 * static_cast<int>(blockIdx.x) + !is_first;
+    segment.slot = 2 * static_cast<int>(blockIdx.x) + !is_first;
+    segment.partial = group->num_splits == 1 ? -1 : segment.slot;
     return true;
   }
 
@@ -115,11 +116,39 @@ class Segments {
   int group_;
 };
 
+// What a multiplying thread knows of its two rows in a segment.
+struct Rows {
+  __device__ Rows(const Inputs& in, const Segment& segment) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+    row = warp * 16 + lane / 4;
+    key = lane % 4 * 2;
+    // Limits are counted from the segment's first page.
+    const int begin = segment.first_page * kPageTokens;
+    kv_end = segment.kv_len - begin;
+    first_key = in.first_key - begin;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int query =
+          min((segment.first_row() + row + 8 * r) / in.num_heads, segment.num_queries - 1);
+      limit[r] = visible_tokens(segment.kv_len, segment.num_queries, query) - begin;
+    }
+    least =
+        visible_tokens(segment.kv_len, segment.num_queries, segment.first_row() / in.num_heads) -
+        begin;
+  }
+  int row, key;  // of this thread: first row, first column of scores
+  int limit[2];
+  int least;   // of all rows
+  int kv_end;  // rows of pages from here on are undefined
+  int first_key;
+};
+
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
-// Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
-// risen by kSlack, so that outputs are seldom rescaled; weights stay below 2^kSlack.
+// Weights are exp2(scale * score - offset). The offset follows the row's maximum, to `lead` below
+// it, only when that has risen by `slack`, so that outputs are seldom rescaled: weights stay below
+// 2^(lead + slack), and a row's largest is at least 2^lead.
 struct RowState {
-  static constexpr float kSlack = 8.0f;
   float offset[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0.0f, 0.0f};  // of this thread's columns of this warpgroup's pages
 
@@ -137,9 +166,11 @@ struct RowState {
     return true;
   }
 
-  // Scores to weights; returns as move() does.
-  __device__ bool update(float (&s)[32], float scale, float (&factor)[2]) {
+  // Moves to where these scores want the offsets; returns as the other.
+  __device__ bool move(const float (&s)[32], const float (&scale)[2], float lead, float slack,
+                       float (&factor)[2]) {
     float next[2];
+    bool rises = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float found = fmaxf(s[2 * r], s[2 * r + 1]);
@@ -147,24 +178,22 @@ struct RowState {
       for (int i = 1; i < 8; ++i) {
         found = fmaxf(found, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
       }
-      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 1));
-      found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, 2));
-      found *= scale;
-      next[r] = found > offset[r] + kSlack ? found : offset[r];
+      next[r] = found * scale[r] - lead;
+      rises |= next[r] > offset[r] + slack;
     }
-    const bool moved = move(next, factor);
-    float totals[2][2] = {};  // several, so that additions need not wait for each other
+    // Seldom so: the row's other threads need not be asked.
+    if (!__any_sync(0xffffffffu, rises)) return false;
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const int r = i / 2 % 2;
-      const float used = offset[r] == -INFINITY ? 0.0f : offset[r];  // it may have seen no key yet
-      s[i] = device::exp2_fast(fmaf(s[i], scale, -used));
-      totals[r][i % 2] += s[i];
+    for (int r = 0; r < 2; ++r) {
+      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
+      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 2));
+      if (!(next[r] > offset[r] + slack)) next[r] = offset[r];
     }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) sum[r] += totals[r][0] + totals[r][1];
-    return moved;
+    return move(next, factor);
   }
+
+  // An exponent's subtrahend: the row may have seen no key yet.
+  __device__ float used_offset(int r) const { return offset[r] == -INFINITY ? 0.0f : offset[r]; }
 };
 
 // Scores of keys at or after the limits become -inf. `first`: the thread's first key.
@@ -184,47 +213,6 @@ __device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
   }
 }
 
-template <bool kHalf>
-__device__ inline void pack_weights(const float (&s)[32], uint32_t (&weights)[16]) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if constexpr (kHalf) {
-      const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
-      weights[i] = reinterpret_cast<const uint32_t&>(pair);
-    } else {
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
-      weights[i] = reinterpret_cast<const uint32_t&>(pair);
-    }
-  }
-}
-
-// A warp's 16 rows of packed weights to a box of 64 x 64, swizzled as an operand.
-__device__ inline void store_weights(const uint32_t (&weights)[16], uint32_t box) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int row = warp * 16 + lane % 16;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const int chunk = 2 * k + lane / 16;
-    const uint32_t address = box + row * 128 + ((chunk ^ (row & 7)) << 4);
-    device::store_matrices(address, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2],
-                           weights[4 * k + 3]);
-  }
-}
-
-// Zeros over the rows from `first` on of a page's value boxes: what lies behind a sequence's end is
-// anything, NaN too, which a weight of zero would not silence. By a warpgroup.
-__device__ inline void clear_rows(uint32_t page, int first) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  for (int i = first * 8 + thread; i < kTileRows * 8; i += kWarpgroup) {
-    for (int box = 0; box < kValueBoxes; ++box) {
-      asm volatile(
-          "st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(page + box * kBoxBytes + i * 16), "r"(0)
-          : "memory");
-    }
-  }
-}
-
 __device__ inline void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
@@ -240,62 +228,19 @@ __device__ inline float quad_sum(float value) {
   return value + __shfl_xor_sync(0xffffffffu, value, 2);
 }
 
-// Four neighbours hold two columns each of four groups of eight: gives each a group of its own.
-__device__ inline uint4 gather_columns(const uint32_t (&pairs)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool odd = lane & 1, high = lane & 2;
-  // Exchange with the neighbour at 1, then at 2: a transposition of 4 x 4.
-  const uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? pairs[0] : pairs[1], 1);
-  const uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? pairs[2] : pairs[3], 1);
-  const uint32_t t0 = odd ? a : pairs[0], t1 = odd ? pairs[1] : a;  // group lane & 1
-  const uint32_t t2 = odd ? b : pairs[2], t3 = odd ? pairs[3] : b;  // group 2 + (lane & 1)
-  const uint32_t c = __shfl_xor_sync(0xffffffffu, high ? t0 : t2, 2);
-  const uint32_t d = __shfl_xor_sync(0xffffffffu, high ? t1 : t3, 2);
-  return high ? make_uint4(c, d, t2, t3) : make_uint4(t0, t1, c, d);
+__device__ inline void warp_arrive(uint32_t barrier) {
+  if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-// A warpgroup's 64 x 256 outputs, of columns from `column` on; `sum` of whole rows.
-__device__ inline void store_outputs(const Inputs& in, const Segment& segment, int column,
-                                     const RowState& state, const float (&sum)[2],
-                                     const float (&o)[128]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int local = warp * 16 + lane / 4 + 8 * r;
-    const int row = segment.first_row() + local;
-    const int token = row / in.num_heads;
-    const bool valid = token < segment.num_queries;
-    const float factor = sum[r] > 0.0f ? in.output_scale / sum[r] : 0.0f;
-    if (segment.partial >= 0) {
-      if (!valid) continue;
-      const int64_t at = int64_t{segment.partial} * kTileRows + local;
-      float* out = in.partials + at * 512 + column + lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        *reinterpret_cast<float2*>(out + 8 * i) =
-            make_float2(o[4 * i + 2 * r] * factor, o[4 * i + 2 * r + 1] * factor);
-      }
-      if (column == 0 && lane % 4 == 0) {
-        in.lse[at] = sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
-      }
-      continue;
-    }
-    __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
-                         int64_t{row - token * in.num_heads} * in.out_head_stride + column;
-#pragma unroll
-    for (int i = 0; i < 32; i += 4) {
-      uint32_t pairs[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(o[4 * (i + j) + 2 * r] * factor,
-                                                          o[4 * (i + j) + 2 * r + 1] * factor);
-        pairs[j] = reinterpret_cast<const uint32_t&>(pair);
-      }
-      const uint4 columns = gather_columns(pairs);
-      if (valid) *reinterpret_cast<uint4*>(out + 8 * (i + lane % 4)) = columns;
-    }
-  }
+// A block an SM, which may come before the kernel before has ended.
+template <auto kKernel, int kBlockThreads, typename Params>
+cudaError_t launch_tiles(const Params& p, int shared_bytes, int num_sms, cudaStream_t stream) {
+  static const cudaError_t attribute =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (attribute != cudaSuccess) return attribute;
+  launch_early_shared(kKernel, dim3(static_cast<unsigned>(num_sms)), dim3(kBlockThreads),
+                      static_cast<size_t>(shared_bytes), stream, p);
+  return cudaGetLastError();
 }
 
 }  // namespace deepflight::cuda_mla_decode

@@ -3,7 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
-#include "compute/cuda/primitives/ld_st.cuh"
+#include "compute/cuda/primitives/kv_token.cuh"
 
 namespace deepflight::cuda_mla_prefill {
 namespace {
@@ -25,31 +25,8 @@ struct GatherParams {
   Chunk chunk;
 };
 
-template <bool kE4m3>
-__device__ void load_unit(const uint8_t* token, int column, float scale, float (&values)[8]) {
-  if constexpr (kE4m3) {
-    const uint2 bits = *reinterpret_cast<const uint2*>(token + column);
-    const unsigned words[2] = {bits.x, bits.y};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair =
-          device::from_e4m3x2(static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2))));
-      values[2 * i] = pair.x * scale;
-      values[2 * i + 1] = pair.y * scale;
-    }
-  } else {
-    device::load8(reinterpret_cast<const __nv_bfloat16*>(token) + column, values);
-  }
-}
-
-template <bool kE4m3>
-__device__ float load_one(const uint8_t* token, int column, float scale) {
-  if constexpr (kE4m3) return device::from_e4m3x2(token[column]).x * scale;
-  return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(token)[column]);
-}
-
 // kWidth: elements a thread moves, 8 where rows are aligned for it.
-template <bool kE4m3, int kWidth>
+template <PageFormat kFormat, int kWidth>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ GatherParams p) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
   const int token_dim = p.latent_dim + p.rope_dim;
@@ -70,11 +47,11 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
           p.page_table[p.slots[piece.sequence] * p.page_table_stride + position / kPageTokens];
       const uint8_t* token =
           p.pool + page * p.page_stride_bytes +
-          static_cast<int64_t>(position % kPageTokens) * token_dim * (kE4m3 ? 1 : 2);
+          position % kPageTokens * page_token_bytes(kFormat, p.latent_dim, p.rope_dim);
       if constexpr (kWidth == 8) {
-        load_unit<kE4m3>(token, column, p.kv_scale, values);
+        device::load_kv_values<kFormat>(token, column, p.latent_dim, p.kv_scale, values);
       } else {
-        values[0] = load_one<kE4m3>(token, column, p.kv_scale);
+        values[0] = device::kv_value<kFormat>(token, column, p.latent_dim, p.kv_scale);
       }
     }
     __nv_bfloat16* target =
@@ -106,16 +83,24 @@ void launch_gather(const MlaPrefillProblem& problem, const Chunk& chunk, void* l
   p.k_pe = static_cast<__nv_bfloat16*>(k_pe);
   p.counter = counter;
   p.chunk = chunk;
-  const bool vector = problem.latent_dim % 8 == 0 && problem.rope_dim % 8 == 0 &&
+  const bool vector = page_tokens_fit_vectors(problem.format, p.latent_dim, p.rope_dim) &&
                       problem.page_stride_bytes % 16 == 0 &&
                       reinterpret_cast<uintptr_t>(p.pool) % 16 == 0;
   const int64_t units = (problem.latent_dim + problem.rope_dim) / (vector ? 8 : 1);
   const int64_t blocks = (chunk.num_rows * units + kThreads - 1) / kThreads;
   void (*kernel)(GatherParams) = nullptr;
-  if (problem.kv_is_e4m3) {
-    kernel = vector ? gather_kernel<true, 8> : gather_kernel<true, 1>;
-  } else {
-    kernel = vector ? gather_kernel<false, 8> : gather_kernel<false, 1>;
+  switch (problem.format) {
+    case PageFormat::kBF16:
+      kernel = vector ? gather_kernel<PageFormat::kBF16, 8> : gather_kernel<PageFormat::kBF16, 1>;
+      break;
+    case PageFormat::kF8E4M3:
+      kernel =
+          vector ? gather_kernel<PageFormat::kF8E4M3, 8> : gather_kernel<PageFormat::kF8E4M3, 1>;
+      break;
+    case PageFormat::kF8Group:
+      kernel =
+          vector ? gather_kernel<PageFormat::kF8Group, 8> : gather_kernel<PageFormat::kF8Group, 1>;
+      break;
   }
   kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p);
 }

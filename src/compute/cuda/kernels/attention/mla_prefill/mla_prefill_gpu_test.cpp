@@ -47,12 +47,14 @@ TEST(MlaPrefill, SmallModels) {
   check_world(small_world(4, 32, 16, 8, 16));
   check_world(small_world(2, 16, 8, 8, 16));
   check_world(small_world(3, 20, 12, 6, 10));  // nothing aligned
-  World world = small_world(4, 32, 16, 8, 16);
-  world.e4m3 = true;
-  check_world(world);
-  world = small_world(3, 20, 12, 6, 10);
-  world.e4m3 = true;
-  check_world(world);
+  for (const PageFormat format : {PageFormat::kF8E4M3, PageFormat::kF8Group}) {
+    World world = small_world(4, 32, 16, 8, 16);
+    world.format = format;
+    check_world(world);
+    world = small_world(3, 20, 12, 6, 10);
+    world.format = format;
+    check_world(world);
+  }
 }
 
 // One block of keys, one tile: what a wrong descriptor or layout breaks first.
@@ -133,13 +135,15 @@ TEST(MlaPrefill, AllHeads) {
   check_world(world);
 }
 
-TEST(MlaPrefill, E4m3Pool) {
-  World world;
-  world.heads = 16;
-  world.e4m3 = true;
-  world.chunk_tokens = 512;
-  world.sequences = {{500, 500}, {1100, 64}, {65, 63}};
-  check_world(world);
+TEST(MlaPrefill, E4m3Pools) {
+  for (const PageFormat format : {PageFormat::kF8E4M3, PageFormat::kF8Group}) {
+    World world;
+    world.heads = 16;
+    world.format = format;
+    world.chunk_tokens = 512;
+    world.sequences = {{500, 500}, {1100, 64}, {65, 63}};
+    check_world(world);
+  }
 }
 
 // What the sanitizers can follow in seconds: several blocks and chunks, ragged ends, both kernels.

@@ -31,7 +31,7 @@ struct World {
   int64_t rope = 64;
   int64_t nope = 128;
   int64_t v = 128;
-  bool e4m3 = false;
+  PageFormat format = PageFormat::kBF16;
   float scale = 0.1f;
   int64_t first_key = 0;
   int64_t chunk_tokens = 1024;
@@ -220,7 +220,7 @@ class MlaPrefillCase {
     p.pool = pool_->data();
     p.page_stride_bytes = kLayers * layer_bytes();
     p.layer_offset_bytes = kLayer * layer_bytes();
-    p.kv_is_e4m3 = w_.e4m3;
+    p.format = w_.format;
     p.kv_scale = kKvScale;
     p.page_table = table_->data();
     p.page_table_stride = max_pages_;
@@ -256,7 +256,28 @@ class MlaPrefillCase {
     return text;
   }
   int64_t token_dim() const { return w_.latent + w_.rope; }
-  int64_t layer_bytes() const { return kPageTokens * token_dim() * (w_.e4m3 ? 1 : 2); }
+  int64_t token_bytes() const { return page_token_bytes(w_.format, w_.latent, w_.rope); }
+  int64_t layer_bytes() const { return kPageTokens * token_bytes(); }
+
+  // Value `i` of a token; gives what the kernel sees. Scales of groups are any powers of two.
+  float store(uint8_t* token, int64_t i, int64_t key, float value) const {
+    if (w_.format == PageFormat::kF8E4M3) {
+      token[i] = f32_to_f8e4m3(value / kKvScale);
+      return f8e4m3_to_f32(token[i]) * kKvScale;
+    }
+    if (w_.format == PageFormat::kF8Group && i < w_.latent) {
+      const int64_t group = i / kPageGroup;
+      const float scale = std::ldexp(1.0f, static_cast<int>((key + 2 * group) % 5) - 3);
+      std::memcpy(token + scales_offset_bytes(w_.latent) + 4 * group, &scale, 4);
+      token[i] = f32_to_f8e4m3(value / scale);
+      return f8e4m3_to_f32(token[i]) * scale;
+    }
+    const uint16_t bits = f32_to_bf16(value);
+    const int64_t at =
+        w_.format == PageFormat::kBF16 ? 2 * i : rope_offset_bytes(w_.latent) + 2 * (i - w_.latent);
+    std::memcpy(token + at, &bits, 2);
+    return bf16_to_f32(bits);
+  }
 
   void make_pool() {
     const int64_t num_sequences = static_cast<int64_t>(w_.sequences.size());
@@ -277,18 +298,11 @@ class MlaPrefillCase {
           page = pages.back();
           pages.pop_back();
         }
-        const int64_t offset = (page * kLayers + kLayer) * layer_bytes() +
-                               k % kPageTokens * token_dim() * (w_.e4m3 ? 1 : 2);
+        uint8_t* token = pool.data() + (page * kLayers + kLayer) * layer_bytes() +
+                         k % kPageTokens * token_bytes();
         for (int64_t i = 0; i < token_dim(); ++i) {
           float& value = tokens_[s][k * token_dim() + i];
-          if (w_.e4m3) {
-            pool[offset + i] = f32_to_f8e4m3(value / kKvScale);
-            value = f8e4m3_to_f32(pool[offset + i]) * kKvScale;
-          } else {
-            const uint16_t bits = f32_to_bf16(value);
-            std::memcpy(pool.data() + offset + 2 * i, &bits, 2);
-            value = bf16_to_f32(bits);
-          }
+          value = store(token, i, k, value);
         }
       }
     }

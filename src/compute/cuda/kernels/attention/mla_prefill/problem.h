@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "compute/cuda/primitives/page_format.h"
+
 namespace deepflight::cuda_mla_prefill {
 
 // K[h] = [W_UK[h] c | k_pe], V[h] = W_UV[h] c of the pages; out[t, h] = softmax(scale q K) V,
@@ -29,11 +31,11 @@ struct MlaPrefillProblem {
   void* out = nullptr;  // BF16 [num_tokens, num_heads * v_dim]
   int64_t out_stride = 0;
 
-  const void* pool = nullptr;  // [page][layer][64][latent_dim + rope_dim], BF16 or e4m3
+  const void* pool = nullptr;  // [page][layer][64][token], of `format`
   int64_t page_stride_bytes = 0;
   int64_t layer_offset_bytes = 0;  // of this layer inside a page
-  bool kv_is_e4m3 = false;
-  float kv_scale = 1.0f;                // of e4m3: value = stored * kv_scale
+  PageFormat format = PageFormat::kBF16;
+  float kv_scale = 1.0f;                // of kF8E4M3: value = stored * kv_scale
   const int32_t* page_table = nullptr;  // [slot, page_table_stride]
   int64_t page_table_stride = 0;
 

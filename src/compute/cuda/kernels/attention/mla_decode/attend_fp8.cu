@@ -1,0 +1,313 @@
+// Attention over e4m3 pages of 512 + 64 on Hopper's FP8 products, of pages as they lie in the pool.
+// A block holds 64 query rows and walks its pages, which come through a ring. One warpgroup weighs:
+// it scores a page and leaves its weights in the place of the page's rope. Two warpgroups sum, 256
+// output columns each. Outputs are summed transposed, [column][row]: FP8 products want both
+// operands along k, keys here, and values lie across. So values are the left operand, which may
+// come out of registers: a transposing load takes pairs of columns, and two permutations make four
+// keys of one column. Their order within 32 keys is the accumulators' own:
+//
+//     byte 16 h + 4 t + 2 b + e holds key 16 h + 8 b + 2 t + e
+//
+// Weights, rounded to e4m3, take the same order with no exchange at all. Scales of query rows and
+// of the pool go into the softmax and the outputs; sums are of the rounded weights. The tensor
+// cores keep about 14 bits of a sum and truncate, so they sum one page, and floats are added
+// outside.
+#include <cuda_bf16.h>
+
+#include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/kernels/attention/mla_decode/tensor_map.h"
+#include "compute/cuda/kernels/attention/mla_decode/tile_fp8.cuh"
+
+namespace deepflight::cuda_mla_decode {
+namespace {
+
+constexpr int kFp8Threads = 4 * kWarpgroup;
+// Of threads that sum, weigh and copy; together what a block is launched with.
+constexpr int kSumRegisters = 192, kWeighRegisters = 104, kCopyRegisters = 24;
+static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
+
+// What the weighing warpgroup carries through a segment.
+struct Weighing {
+  const Fp8Params& p;
+  const Fp8Shared& shared;
+  Stage stage{};  // of the page that is weighed next
+  int turn = 0;
+  float scale[2] = {};  // of scores
+
+  __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory)
+      : p(params), shared(memory) {}
+
+  __device__ void begin(const Segment& segment, const Rows& rows) {
+    stage = round_queries(p.in, shared, segment, stage);
+    const uint32_t scales = shared.query_scales() + rows.row * 4;
+    scale[0] = p.in.score_scale * load_shared(scales);
+    scale[1] = p.in.score_scale * load_shared(scales + 32);
+  }
+  __device__ void issue(float (&s)[32], const Stage& page) const {
+    barrier_wait(shared.full(page.index), page.parity);
+    // Operands are made anew: kept over the loop they would fill registers.
+    issue_scores(s, Fp8Operands(shared.query()), Fp8Operands(shared.page(page.index)));
+  }
+  // The page has its weights.
+  __device__ void publish() {
+    async_proxy_fence();
+    __syncwarp();
+    warp_arrive(shared.weighed(stage.index));
+    stage = stage.next();
+  }
+};
+
+// Weights out of scores, in the place of the page's rope, with what became of the rows.
+__device__ inline void make_weights(const Weighing& w, const Rows& rows, int page_idx,
+                                    float (&s)[32], RowState& state) {
+  const Fp8Shared& shared = w.shared;
+  const int stage = w.stage.index, begin = page_idx * kPageTokens;
+  // The first of a thread's rows sees the fewest.
+  if (__any_sync(0xffffffffu, begin + kPageTokens > rows.limit[0])) {
+    mask_scores(s, begin + rows.key, rows.limit);
+  }
+  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
+  uint32_t words[8];
+  float factor[2] = {1.0f, 1.0f};
+  const bool moved = round_weights(s, w.scale, state, words, factor);
+  named_sync<kWarpgroup>(kOwn);  // all have read the rope
+  store_weights(words, shared.weights(stage));
+  if (rows.key == 0) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      store_shared(shared.factors(stage) + (rows.row + 8 * r) * 4, factor[r]);
+    }
+  }
+  if (threadIdx.x % 32 == 0) {
+    asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared.moved(stage) + threadIdx.x / 32 % 4),
+                 "r"(moved ? 1 : 0)
+                 : "memory");
+  }
+}
+
+// Sums of rows over all pages to shared memory, and with the offsets to the results of a split
+// tile.
+__device__ inline void finish_rows(const Inputs& in, const Fp8Shared& shared, int turn,
+                                   const Segment& segment, const Rows& rows,
+                                   const RowState& state) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = rows.row + 8 * r;
+    const float sum = quad_sum(state.sum[r]);
+    if (rows.key != 0) continue;
+    store_shared(shared.sums(turn) + row * 4, sum);
+    if (segment.partial >= 0) {
+      in.lse[int64_t{segment.partial} * kTileRows + row] =
+          sum > 0.0f ? state.offset[r] + log2f(sum) : -INFINITY;
+    }
+  }
+}
+
+// Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
+__device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
+                                           float (&next)[32], RowState& state) {
+  w.issue(next, w.stage.next());
+  wgmma_wait<1>();
+  pin(s);
+  make_weights(w, rows, i, s, state);
+  w.publish();
+}
+
+// One warpgroup: scores and weights of all pages.
+__device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
+  Weighing w(p, shared);
+  float s[2][32];
+  Segments segments(p.in);
+  Segment segment;
+  while (segments.next(segment)) {
+    const Rows rows(p.in, segment);
+    RowState state;
+    const int num_pages = segment.num_pages;
+    if (num_pages == 0) {
+      // Nobody waits for its sums.
+      finish_rows(p.in, shared, w.turn, segment, rows, state);
+      continue;
+    }
+    w.begin(segment, rows);
+    w.issue(s[0], w.stage);
+    int i = 0;
+#pragma unroll 1
+    for (; i + 2 < num_pages; i += 2) {
+      weigh_page(w, rows, i, s[0], s[1], state);
+      weigh_page(w, rows, i + 1, s[1], s[0], state);
+    }
+    if (i + 2 == num_pages) {
+      weigh_page(w, rows, i++, s[0], s[1], state);
+      wgmma_wait<0>();
+      pin(s[1]);
+#pragma unroll
+      for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
+    } else {
+      wgmma_wait<0>();
+      pin(s[0]);
+    }
+    make_weights(w, rows, i, s[0], state);
+    finish_rows(p.in, shared, w.turn, segment, rows, state);
+    w.publish();
+    w.turn = (w.turn + 1) % Fp8Shared::kTurns;
+  }
+}
+
+// Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones.
+__device__ inline void store_outputs(const Inputs& in, const Fp8Shared& shared, int turn,
+                                     const Segment& segment, int half, const Outputs& o) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int column = half * 256 + warp * 16 + lane / 4 * 2;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int pair = 8 * i + lane % 4 * 2;
+    float2 sums = load_pair(shared.sums(turn) + pair * 4);
+    if (segment.num_pages == 0) sums = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float sum = e == 0 ? sums.x : sums.y;
+      const float factor = sum > 0.0f ? __fdividef(in.output_scale, sum) : 0.0f;
+      const int row = segment.first_row() + pair + e;
+      const int token = row / in.num_heads;
+      if (token >= segment.num_queries) continue;
+      float* partial =
+          in.partials + (int64_t{segment.partial} * kTileRows + pair + e) * kLatentDim + column;
+      __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
+                           int64_t{row - token * in.num_heads} * in.out_head_stride + column;
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        const float low = o[m][4 * i + e] * factor, high = o[m][4 * i + 2 + e] * factor;
+        if (segment.partial >= 0) {
+          *reinterpret_cast<float2*>(partial + 64 * m) = make_float2(low, high);
+        } else {
+          *reinterpret_cast<uint32_t*>(out + 64 * m) = pack_bf16(low, high);
+        }
+      }
+    }
+  }
+}
+
+// What a summing warpgroup carries along.
+struct Summing {
+  const Fp8Shared& shared;
+  const WeightMatrix weights;  // of place 0
+  const int half;
+  Stage stage{};
+  Values values[2];  // of blocks 0 and 1, then 2 and 3; at a page's begin it has those of block 0
+
+  __device__ Summing(const Fp8Shared& memory, int which)
+      : shared(memory), weights(memory.weights(0)), half(which) {}
+
+  __device__ void load(int block) {
+    load_values(values[block % 2], shared, stage.index, half, block);
+  }
+  // Waits for a page of which `count` keys are defined and loads its first block.
+  __device__ void begin_page(int count) {
+    barrier_wait(shared.full(stage.index), stage.parity);
+    if (count < kPageTokens) {
+      clear_keys(shared, stage.index, half, count);
+      named_sync<kWarpgroup>(kOwn + 1 + half);
+    }
+    load(0);
+  }
+};
+
+// A page's part of the outputs. With kNext another follows, of which `count` keys are defined.
+template <bool kNext>
+__device__ __forceinline__ void sum_page(Summing& w, int count, Outputs& o) {
+  const Stage stage = w.stage;
+  float sum[32];
+  barrier_wait(w.shared.weighed(stage.index), stage.parity);
+  const uint32_t moved = load_word(w.shared.moved(stage.index));
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    issue_outputs(sum, w.values[m % 2], w.weights, stage.index);
+    if (m == 0) {
+      rescale(o, w.shared.factors(stage.index), moved);
+      w.load(1);
+    }
+    if (m == 3) {
+      w.stage = stage.next();
+      if (kNext) w.begin_page(count);
+    }
+    wgmma_wait<0>();
+    pin(sum);
+    if (m == 0 || m == 1) w.load(m + 2);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
+  }
+  warp_arrive(w.shared.empty(stage.index));
+}
+
+// Two warpgroups, 256 columns each: the outputs.
+__device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half) {
+  Summing w(shared, half);
+  int turn = 0;
+  Outputs o;
+  Segments segments(p.in);
+  Segment segment;
+  while (segments.next(segment)) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) o[i / 32][i % 32] = 0.0f;
+    if (segment.num_pages > 0) {
+      w.stage = w.stage.next(query_stages(p.in, segment));
+      int count = segment.kv_len - segment.first_page * kPageTokens;
+      w.begin_page(count);
+#pragma unroll 1
+      for (int rest = segment.num_pages; rest > 1; --rest) {
+        count -= kPageTokens;
+        sum_page<true>(w, count, o);
+      }
+      sum_page<false>(w, 0, o);
+    }
+    segments.read(segment);  // again, rather than keep it
+    store_outputs(p.in, shared, turn, segment, half, o);
+    if (segment.num_pages > 0) turn = (turn + 1) % Fp8Shared::kTurns;
+  }
+}
+
+__global__ void __launch_bounds__(kFp8Threads, 1)
+    attend_fp8_kernel(const __grid_constant__ Fp8Params p) {
+  extern __shared__ uint8_t memory[];
+  const Fp8Shared shared = {(shared_address(memory) + 1023) / 1024 * 1024};
+  if (threadIdx.x == 0) {
+    prefetch_map(&p.wide);
+    prefetch_map(&p.narrow);
+    for (int stage = 0; stage < kStages; ++stage) {
+      barrier_init(shared.full(stage), 1);
+      barrier_init(shared.empty(stage), 8);
+      barrier_init(shared.weighed(stage), 4);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  allow_next_kernel();  // the combination's blocks come as these leave
+  wait_for_previous_kernel();
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp < 8) {
+    raise_registers<kSumRegisters>();
+    sum_pages(p, shared, warp / 4);
+  } else if (warp < 12) {
+    lower_registers<kWeighRegisters>();
+    weigh_pages(p, shared);
+  } else {
+    lower_registers<kCopyRegisters>();
+    if (warp == 12) load_ring(p, shared);
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, float* partials,
+                              float* lse, cudaStream_t stream) {
+  Fp8Params p;
+  if (!encode_pool_map(p.wide, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B) ||
+      !encode_pool_map(p.narrow, problem, 64, CU_TENSOR_MAP_SWIZZLE_64B)) {
+    return cudaErrorInvalidValue;
+  }
+  p.in = make_inputs(problem, partials, lse);
+  return launch_tiles<attend_fp8_kernel, kFp8Threads>(p, Fp8Shared::kBytes, num_sms, stream);
+}
+
+}  // namespace deepflight::cuda_mla_decode

@@ -1,0 +1,114 @@
+// The 16-bit kernel's side of a tile: weights out of scores, to shared memory, and results to
+// global memory. Included by load.cuh alone.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "compute/cuda/kernels/attention/mla_decode/tile.cuh"
+#include "compute/cuda/primitives/wgmma_16bit.cuh"
+
+namespace deepflight::cuda_mla_decode {
+
+constexpr int kBoxes = 9;  // 64 columns each, of a page and of the queries
+constexpr int kValueBoxes = 8;
+constexpr int kHalfBoxes = 4;
+
+// Scores to weights below 2^8; returns as RowState::move().
+__device__ inline bool weigh(float (&s)[32], float scale, RowState& state, float (&factor)[2]) {
+  const float scales[2] = {scale, scale};
+  const bool moved = state.move(s, scales, 0.0f, 8.0f, factor);
+  float totals[2][2] = {};  // several, so that additions need not wait for each other
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int r = i / 2 % 2;
+    s[i] = exp2_fast(fmaf(s[i], scale, -state.used_offset(r)));
+    totals[r][i % 2] += s[i];
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) state.sum[r] += totals[r][0] + totals[r][1];
+  return moved;
+}
+
+template <bool kHalf>
+__device__ inline void pack_weights(const float (&s)[32], uint32_t (&weights)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if constexpr (kHalf) {
+      const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
+      weights[i] = reinterpret_cast<const uint32_t&>(pair);
+    } else {
+      weights[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+    }
+  }
+}
+
+// A warp's 16 rows of packed weights to a box of 64 x 64, swizzled as an operand.
+__device__ inline void store_weights(const uint32_t (&weights)[16], uint32_t box) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int row = warp * 16 + lane % 16;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int chunk = 2 * k + lane / 16;
+    const uint32_t address = box + row * 128 + ((chunk ^ (row & 7)) << 4);
+    store_matrices(address, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2],
+                   weights[4 * k + 3]);
+  }
+}
+
+// Zeros over the rows from `first` on of a page's value boxes: what lies behind a sequence's end is
+// anything, NaN too, which a weight of zero would not silence. By a warpgroup.
+__device__ inline void clear_rows(uint32_t page, int first) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  for (int i = first * 8 + thread; i < kTileRows * 8; i += kWarpgroup) {
+    for (int box = 0; box < kValueBoxes; ++box) {
+      asm volatile(
+          "st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(page + box * kBoxBytes + i * 16), "r"(0)
+          : "memory");
+    }
+  }
+}
+
+// A warpgroup's 64 x 256 outputs, of columns from `column` on; `sum` of whole rows.
+__device__ inline void store_outputs(const Inputs& in, const Segment& segment, int column,
+                                     const RowState& state, const float (&sum)[2],
+                                     const float (&o)[128]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int local = warp * 16 + lane / 4 + 8 * r;
+    const int row = segment.first_row() + local;
+    const int token = row / in.num_heads;
+    const bool valid = token < segment.num_queries;
+    const float factor = sum[r] > 0.0f ? in.output_scale / sum[r] : 0.0f;
+    if (segment.partial >= 0) {
+      if (!valid) continue;
+      const int64_t at = int64_t{segment.partial} * kTileRows + local;
+      float* out = in.partials + at * 512 + column + lane % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        *reinterpret_cast<float2*>(out + 8 * i) =
+            make_float2(o[4 * i + 2 * r] * factor, o[4 * i + 2 * r + 1] * factor);
+      }
+      if (column == 0 && lane % 4 == 0) {
+        in.lse[at] = sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
+      }
+      continue;
+    }
+    __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
+                         int64_t{row - token * in.num_heads} * in.out_head_stride + column;
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+      uint32_t pairs[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        pairs[j] = pack_bf16(o[4 * (i + j) + 2 * r] * factor, o[4 * (i + j) + 2 * r + 1] * factor);
+      }
+      const uint4 columns = transpose_quad(pairs);
+      if (valid) *reinterpret_cast<uint4*>(out + 8 * (i + lane % 4)) = columns;
+    }
+  }
+}
+
+}  // namespace deepflight::cuda_mla_decode

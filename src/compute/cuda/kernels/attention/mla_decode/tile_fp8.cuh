@@ -1,0 +1,177 @@
+// The e4m3 kernel's side of a tile: products of a page as it lies, weights rounded to e4m3, and
+// transposed outputs. Included by attend_fp8.cu alone.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/kernels/attention/mla_decode/load_fp8.cuh"
+#include "compute/cuda/primitives/wgmma_fp8.cuh"
+
+namespace deepflight::cuda_mla_decode {
+
+// A row's largest weight is between 2^5 and 2^8: e4m3 ends at 448, and below 2^-6 bits are lost.
+constexpr float kLead = 5.0f, kSlack = 3.0f;
+
+// Of a warpgroup: four blocks of 64 columns. A thread holds of block m columns 64 m + 16 warp + 2
+// (lane / 4) and, in [4i + 2] and [4i + 3], the next; rows 8i + 2 (lane % 4) and, in odd ones, the
+// next.
+using Outputs = float[4][32];
+
+// Left operands of a block: [32 keys][4].
+using Values = uint32_t[2][4];
+
+using WeightMatrix = Matrices<16, 512, Swizzle::k64>;
+
+// A page, or the queries, as operands: rows of 128 and of 64 bytes.
+struct Fp8Operands {
+  Matrices<16, 1024> wide;
+  WeightMatrix rope;
+  __device__ explicit Fp8Operands(uint32_t page) : wide(page), rope(page + kFp8RopeOffset) {}
+};
+
+__device__ inline void issue_scores(float (&s)[32], const Fp8Operands& queries,
+                                    const Fp8Operands& page) {
+  pin(s);
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 16; ++k) {
+    const int at = k / 4 * kBoxBytes + k % 4 * 32;
+    WgmmaE4m3<64>::multiply(s, queries.wide.at(at), page.wide.at(at), k > 0);
+  }
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    WgmmaE4m3<64>::multiply(s, queries.rope.at(k * 32), page.rope.at(k * 32), 1);
+  }
+  wgmma_commit();
+}
+
+// A block of a page's outputs.
+__device__ inline void issue_outputs(float (&sum)[32], const Values& values,
+                                     const WeightMatrix& weights, int stage) {
+  pin(sum);
+  wgmma_fence();
+  wgmma_e4m3_n64(sum, values[0], weights.at(stage * kFp8PageBytes), 0);
+  wgmma_e4m3_n64(sum, values[1], weights.at(stage * kFp8PageBytes + 32), 1);
+  wgmma_commit();
+}
+
+// Zeros over a half page's keys from `first` on: they are undefined, NaN too, which a weight of
+// zero would not silence. By the warpgroup that sums it.
+__device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, int first) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const uint32_t base = shared.page(stage) + half * 2 * kBoxBytes;
+#pragma unroll 1
+  for (int at = first * 128 + thread * 16; at < kBoxBytes; at += kWarpgroup * 16) {
+#pragma unroll
+    for (int box = 0; box < 2; ++box) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(base + box * kBoxBytes + at),
+                   "r"(0)
+                   : "memory");
+    }
+  }
+}
+
+// Columns of a block of a page, this warp's.
+__device__ inline void load_values(Values& values, const Fp8Shared& shared, int stage, int half,
+                                   int block) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const uint32_t base =
+      shared.page(stage) + half * 2 * kBoxBytes + (wide_chunk(lane, warp) ^ block % 2 * 64);
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    uint32_t pairs[4];  // of columns, at keys 8 i + 2 (lane % 4) and the next
+    ldmatrix_x4_trans(pairs, base + block / 2 * kBoxBytes + k * 32 * 128);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      values[k][2 * h] = __byte_perm(pairs[2 * h], pairs[2 * h + 1], 0x6420);
+      values[k][2 * h + 1] = __byte_perm(pairs[2 * h], pairs[2 * h + 1], 0x7531);
+    }
+  }
+}
+
+// Two weights to e4m3, and what they have become.
+__device__ inline uint16_t round_pair(float low, float high, __half2& rounded) {
+  uint16_t bits;
+  uint32_t halves;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bits));
+  rounded = reinterpret_cast<const __half2&>(halves);
+  return bits;
+}
+
+// Scores to rounded weights: words[2c + r] has row r's bytes 4 (lane % 4) to + 3 of chunk c.
+// Returns as RowState::move().
+__device__ inline bool round_weights(float (&s)[32], const float (&scale)[2], RowState& state,
+                                     uint32_t (&words)[8], float (&factor)[2]) {
+  const bool moved = state.move(s, scale, kLead, kSlack, factor);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float offset = state.used_offset(r);
+    __half2 totals[4];  // at most 4 * 2^8, and exact to 2^-11
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      uint16_t pairs[2];
+      __half2 rounded[2];
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        const float* at = s + 8 * c + 4 * b + 2 * r;
+        pairs[b] = round_pair(exp2_fast(fmaf(at[0], scale[r], -offset)),
+                              exp2_fast(fmaf(at[1], scale[r], -offset)), rounded[b]);
+      }
+      asm("mov.b32 %0, {%1, %2};" : "=r"(words[2 * c + r]) : "h"(pairs[0]), "h"(pairs[1]));
+      totals[c] = __hadd2(rounded[0], rounded[1]);
+    }
+    const float2 sums =
+        __half22float2(__hadd2(__hadd2(totals[0], totals[1]), __hadd2(totals[2], totals[3])));
+    state.sum[r] += sums.x + sums.y;
+  }
+  return moved;
+}
+
+// A warp's 16 rows of weights to a box of 64 x 64.
+__device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane % 16;
+#pragma unroll
+  for (int c = 0; c < 4; c += 2) {
+    store_matrices(box + narrow_chunk(row, c + lane / 16), words[2 * c], words[2 * c + 1],
+                   words[2 * c + 2], words[2 * c + 3]);
+  }
+}
+
+__device__ inline float2 load_pair(uint32_t address) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(pair.x), "=f"(pair.y)
+               : "r"(address)
+               : "memory");
+  return pair;
+}
+
+__device__ inline uint32_t load_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+// Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
+__device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
+  if (moved == 0) return;
+  factors += threadIdx.x % 4 * 8;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if ((moved >> i / 2 * 8 & 0xff) == 0) continue;
+    const float2 factor = load_pair(factors + i * 32);
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      o[m][4 * i] *= factor.x;
+      o[m][4 * i + 1] *= factor.y;
+      o[m][4 * i + 2] *= factor.x;
+      o[m][4 * i + 3] *= factor.y;
+    }
+  }
+}
+
+}  // namespace deepflight::cuda_mla_decode
