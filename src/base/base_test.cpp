@@ -1,5 +1,7 @@
 // Result, CHECK, ThreadPool and the file helpers.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -75,6 +77,21 @@ TEST(Files, ReadsAndBounds) {
   EXPECT_EQ(read_file(path, 5).error().code, ErrorCode::kNotFound);
   EXPECT_EQ(MappedFile::open(path).error().code, ErrorCode::kNotFound);
   EXPECT_EQ(MappedFile::open(std::filesystem::temp_directory_path()).error().code, ErrorCode::kIo);
+}
+
+TEST(Files, RefusesWhatIsNoRegularFileWithoutWaiting) {
+  const std::string pipe = testing::TempDir() + "base_test_pipe";
+  ::unlink(pipe.c_str());
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, std::string("/dev/zero"), testing::TempDir()}) {
+    const auto text = read_file(path, 100);
+    ASSERT_FALSE(text.ok()) << path;
+    EXPECT_EQ(text.error().message, path + ": not a regular file");
+    const auto mapped = MappedFile::open(path);
+    ASSERT_FALSE(mapped.ok()) << path;
+    EXPECT_EQ(mapped.error().message, path + ": not a regular file");
+  }
+  ::unlink(pipe.c_str());
 }
 
 TEST(Files, WritesWholeFiles) {
