@@ -56,6 +56,15 @@ size_t num_headers(const Parser& parser) {
   return static_cast<size_t>(std::distance(parser.get().begin(), parser.get().end()));
 }
 
+// Whether the body is framed in a way that every reader understands alike: as what another proxy
+// takes for a body would else be the next request here.
+bool has_known_framing(const Parser& parser) {
+  const auto [begin, end] = parser.get().equal_range(http::field::transfer_encoding);
+  if (begin == end) return true;
+  return std::next(begin) == end && equals_ignoring_case(begin->value(), "chunked") &&
+         parser.get().version() >= 11;
+}
+
 // Which status a failed read deserves; 0: close without a word.
 int status_of(const boost::system::error_code& error) {
   if (error == http::error::header_limit || error == http::error::buffer_overflow) return 431;
@@ -157,6 +166,11 @@ asio::awaitable<HttpConnection::ReadOutcome> HttpConnection::read_request() {
       co_await http::async_read_header(socket_, buffer_, parser, kAwait);
   if (!error && num_headers(parser) > shared_.config.max_headers) {
     error = http::error::header_limit;
+  }
+  if (!error && !has_known_framing(parser)) {
+    outcome.error_status = 501;
+    outcome.error = "no Transfer-Encoding but chunked is supported";
+    co_return outcome;
   }
   if (!error && !parser.is_done()) {
     const uint64_t body_bytes = parser.content_length().value_or(shared_.config.max_body_bytes);

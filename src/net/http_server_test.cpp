@@ -193,6 +193,13 @@ TEST_F(HttpServerTest, MalformedAndOversizedRequestsAreRefusedAndTheServerLives)
       {"POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
        400},
       {"POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
+      // What follows must not pass for a request of its own.
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\nGET /inner HTTP/1.1\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, x\r\n\r\nGET /inner HTTP/1.1\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n",
+       400},
+      {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501},
       {"GET /" + std::string(20'000, 'a') + " HTTP/1.1\r\n\r\n", 431},
       {"GET / HTTP/1.1\r\nA: " + std::string(20'000, 'b') + "\r\n\r\n", 431},
       {"GET / HTTP/1.1\r\n" + many_headers + "\r\n", 431},
