@@ -110,6 +110,17 @@ TEST(Files, WritesWholeFiles) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(Files, WhatIsWrongWithJsonFitsALine) {
+  for (const std::string& text : {std::string("\xff\xfe{}"), std::string("{\n\"a\": \"b\n"),
+                                  std::string(1 << 20, 'x'), "\"" + std::string(1 << 20, 'y')}) {
+    const auto json = parse_json(text, "f");
+    ASSERT_FALSE(json.ok());
+    EXPECT_TRUE(json.error().message.starts_with("f: not valid JSON: parse error at line "));
+    EXPECT_LT(json.error().message.size(), 300u);
+    for (const char c : json.error().message) EXPECT_TRUE(c >= ' ' && c <= '~') << int{c};
+  }
+}
+
 TEST(Files, JsonDepthIsBounded) {
   EXPECT_TRUE(parse_json("[[[1]]]", "x", 3).ok());
   EXPECT_FALSE(parse_json("[[[[1]]]]", "x", 3).ok());

@@ -48,6 +48,19 @@ bool nests_deeper(std::string_view text, int max_depth) {
   return false;
 }
 
+// What the parser says without its own tag: it quotes the input, of which a line has no room for
+// all and no place for what cannot be printed.
+std::string json_complaint(std::string_view text) {
+  constexpr size_t kMaxBytes = 200;
+  const size_t tag_end = text.find("] ");
+  if (text.starts_with('[') && tag_end != std::string_view::npos) text.remove_prefix(tag_end + 2);
+  std::string shown(text.substr(0, kMaxBytes));
+  for (char& c : shown) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return text.size() > kMaxBytes ? shown + "..." : shown;
+}
+
 }  // namespace
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
@@ -138,7 +151,7 @@ Result<nlohmann::json> parse_json(std::string_view text, std::string_view where,
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    return invalid_argument("{}: not valid JSON: {}", where, error.what());
+    return invalid_argument("{}: not valid JSON: {}", where, json_complaint(error.what()));
   }
 }
 

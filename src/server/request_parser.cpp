@@ -21,7 +21,6 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxNameBytes = 1024;
-constexpr size_t kMaxErrorBytes = 300;
 
 bool is_empty(const json& value) { return value.is_structured() && value.empty(); }
 
@@ -399,20 +398,12 @@ void RequestParser::check_combinations() {
   }
 }
 
-// The parser library's message without its own tag, and short: it may quote the input.
-std::string shortened(std::string message) {
-  const size_t tag = message.find("] ");
-  if (tag != std::string::npos) message = "the body is not valid JSON: " + message.substr(tag + 2);
-  if (message.size() > kMaxErrorBytes) message = message.substr(0, kMaxErrorBytes) + "...";
-  return message;
-}
-
 }  // namespace
 
 ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body,
                                         const RequestLimits& limits) {
   const auto parsed = parse_json(body, "the body");
-  if (!parsed.ok()) return bad_field("", shortened(parsed.error().message));
+  if (!parsed.ok()) return bad_field("", parsed.error().message);
   if (!parsed->is_object()) return bad_field("", "the body must be a JSON object");
   return RequestParser(*parsed, body, endpoint, limits).parse();
 }

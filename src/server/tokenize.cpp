@@ -18,7 +18,7 @@ constexpr size_t kMaxTokens = size_t{1} << 22;
 
 ApiResult<json> parse_object(std::string_view body) {
   auto parsed = parse_json(body, "the body");
-  if (!parsed.ok()) return bad_field("", "the body is not valid JSON");
+  if (!parsed.ok()) return bad_field("", parsed.error().message);
   if (!parsed->is_object()) return bad_field("", "the body must be a JSON object");
   return std::move(parsed).value();
 }
