@@ -1,4 +1,4 @@
-"""A short storm (tests/gpu/serve_storm.py) against models/tiny-r1 on the CPU, with little KV memory
+"""A short storm (tests/e2e/serve_storm.py) against models/tiny-r1 on the CPU, with little KV memory
 so that sequences are preempted; and one against a shape with dummy weights and no tokenizer.
 
 Usage: serve_storm_test.py PATH_OF_DEEPFLIGHT   (from the repository's root)
@@ -13,7 +13,7 @@ import unittest
 from serving import Served
 
 binary = sys.argv.pop(1) if len(sys.argv) > 1 else "build/cpu/deepflight"
-STORM = "tests/gpu/serve_storm.py"
+STORM = "tests/e2e/serve_storm.py"
 
 
 def storm(url, *arguments):
