@@ -142,7 +142,7 @@ ConfigId GrammarWalk::take_closure() {
   const bool accepts = std::exchange(accepts_, false);
   if (items.empty() && !accepts) return kNoConfig;
   std::ranges::sort(items);
-  items.erase(std::ranges::unique(items).begin(), items.end());
+  items.erase(std::unique(items.begin(), items.end()), items.end());
   return intern(std::move(items), accepts);
 }
 
