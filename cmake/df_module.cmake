@@ -81,3 +81,11 @@ function(df_module)
     df_gpu_sources(${ARG_NAME} "${test_dep_targets}")
   endif()
 endfunction()
+
+# df_test_limit(<seconds> <tests...>): how long they may take on an idle machine without sanitizers.
+# The tests read DF_TIME_FACTOR from their environment for limits of their own.
+function(df_test_limit seconds)
+  math(EXPR limit "${seconds} * ${DF_TIME_FACTOR}")
+  set_tests_properties(${ARGN} PROPERTIES TIMEOUT ${limit}
+                       ENVIRONMENT DF_TIME_FACTOR=${DF_TIME_FACTOR})
+endfunction()

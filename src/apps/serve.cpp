@@ -67,6 +67,13 @@ void add_serve_options(CLI::App* app, ServeOptions* options) {
   app->add_option("--max-requests", options->max_requests,
                   "generation requests accepted and not yet answered; further ones get 429. 0: any")
       ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--max-connections", options->max_connections,
+                  "open client connections; further ones get 503")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-body-mib", options->max_body_mib, "of one request; a larger one gets 413")
+      ->check(CLI::Range(1, 1024));
+  app->add_flag("--ignore-unknown-fields", options->ignore_unknown_fields,
+                "let requests have fields that nobody knows; else they get 400");
   app->add_option("--request-timeout-s", options->request_timeout_s,
                   "time after which a request is cancelled and answered with 504. 0: none")
       ->check(CLI::Range(0, 86400));
@@ -102,6 +109,9 @@ Status run_serve(const ServeOptions& options) {
   config.http.host = options.host;
   config.http.port = static_cast<uint16_t>(options.port);
   config.http.num_threads = options.http_threads;
+  config.http.max_connections = options.max_connections;
+  config.http.max_body_bytes = static_cast<size_t>(options.max_body_mib) << 20;
+  config.limits.ignore_unknown_fields = options.ignore_unknown_fields;
   config.served_model_name = options.served_model_name;
   config.version = options.version;
   config.max_requests = options.max_requests;

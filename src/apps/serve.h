@@ -22,7 +22,10 @@ struct ServeOptions {
   bool no_web_page = false;
   int http_threads = 1;
   int drain_timeout_s = 60;
-  int max_requests = 0;       // 0: any number
+  int max_requests = 0;  // 0: any number
+  int max_connections = 4096;
+  int max_body_mib = 32;
+  bool ignore_unknown_fields = false;
   int request_timeout_s = 0;  // 0: none
   bool no_access_log = false;
 };

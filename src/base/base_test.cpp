@@ -1,5 +1,7 @@
 // Result, CHECK, ThreadPool and the file helpers.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -77,6 +79,21 @@ TEST(Files, ReadsAndBounds) {
   EXPECT_EQ(MappedFile::open(std::filesystem::temp_directory_path()).error().code, ErrorCode::kIo);
 }
 
+TEST(Files, RefusesWhatIsNoRegularFileWithoutWaiting) {
+  const std::string pipe = testing::TempDir() + "base_test_pipe";
+  ::unlink(pipe.c_str());
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, std::string("/dev/zero"), testing::TempDir()}) {
+    const auto text = read_file(path, 100);
+    ASSERT_FALSE(text.ok()) << path;
+    EXPECT_EQ(text.error().message, path + ": not a regular file");
+    const auto mapped = MappedFile::open(path);
+    ASSERT_FALSE(mapped.ok()) << path;
+    EXPECT_EQ(mapped.error().message, path + ": not a regular file");
+  }
+  ::unlink(pipe.c_str());
+}
+
 TEST(Files, WritesWholeFiles) {
   const auto folder = std::filesystem::temp_directory_path() / "deepflight_write_test";
   std::filesystem::remove_all(folder);
@@ -91,6 +108,17 @@ TEST(Files, WritesWholeFiles) {
   EXPECT_EQ(failed.error().message, (folder / "b" / "x").string() + ": cannot be written");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "b"), {}), 1);
   std::filesystem::remove_all(folder);
+}
+
+TEST(Files, WhatIsWrongWithJsonFitsALine) {
+  for (const std::string& text : {std::string("\xff\xfe{}"), std::string("{\n\"a\": \"b\n"),
+                                  std::string(1 << 20, 'x'), "\"" + std::string(1 << 20, 'y')}) {
+    const auto json = parse_json(text, "f");
+    ASSERT_FALSE(json.ok());
+    EXPECT_TRUE(json.error().message.starts_with("f: not valid JSON: parse error at line "));
+    EXPECT_LT(json.error().message.size(), 300u);
+    for (const char c : json.error().message) EXPECT_TRUE(c >= ' ' && c <= '~') << int{c};
+  }
 }
 
 TEST(Files, JsonDepthIsBounded) {

@@ -20,6 +20,10 @@ Error io_error(const std::filesystem::path& path, int error_number) {
   return make_error(code, "{}: {}", path.string(), std::strerror(error_number));
 }
 
+Error not_a_file(const std::filesystem::path& path) {
+  return make_error(ErrorCode::kIo, "{}: not a regular file", path.string());
+}
+
 // True if brackets nest deeper than max_depth outside strings. Runs before the parser, which
 // recurses once a level.
 bool nests_deeper(std::string_view text, int max_depth) {
@@ -44,10 +48,24 @@ bool nests_deeper(std::string_view text, int max_depth) {
   return false;
 }
 
+// What the parser says without its own tag: it quotes the input, of which a line has no room for
+// all and no place for what cannot be printed.
+std::string json_complaint(std::string_view text) {
+  constexpr size_t kMaxBytes = 200;
+  const size_t tag_end = text.find("] ");
+  if (text.starts_with('[') && tag_end != std::string_view::npos) text.remove_prefix(tag_end + 2);
+  std::string shown(text.substr(0, kMaxBytes));
+  for (char& c : shown) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return text.size() > kMaxBytes ? shown + "..." : shown;
+}
+
 }  // namespace
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not to wait for a pipe's other end.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return io_error(path, errno);
   struct stat info {};
   if (::fstat(fd, &info) != 0) {
@@ -57,7 +75,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
   }
   if (!S_ISREG(info.st_mode)) {
     ::close(fd);
-    return make_error(ErrorCode::kIo, "{}: not a regular file", path.string());
+    return not_a_file(path);
   }
   MappedFile file;
   file.size_bytes_ = static_cast<size_t>(info.st_size);
@@ -89,6 +107,10 @@ MappedFile::~MappedFile() {
 }
 
 Result<std::string> read_file(const std::filesystem::path& path, uint64_t max_bytes) {
+  std::error_code unknown;
+  const auto status = std::filesystem::status(path, unknown);
+  // Opening a pipe would wait, a device may have no end; what is not there is told by the opening.
+  if (exists(status) && !is_regular_file(status)) return not_a_file(path);
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return io_error(path, errno != 0 ? errno : ENOENT);
   std::error_code failure;
@@ -129,7 +151,7 @@ Result<nlohmann::json> parse_json(std::string_view text, std::string_view where,
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    return invalid_argument("{}: not valid JSON: {}", where, error.what());
+    return invalid_argument("{}: not valid JSON: {}", where, json_complaint(error.what()));
   }
 }
 

@@ -63,6 +63,37 @@ void compute_heights(Grammar& grammar) {
   }
 }
 
+// Rounds that derive nothing fill any minimum, and walks leave them out: without that, the ways of
+// `((a{0,50}){0,50}){0,50}` to be empty alone are more than a server has time for.
+void drop_empty_rounds(Grammar& grammar) {
+  using Kind = GrammarNode::Kind;
+  const auto dependents = dependents_of(grammar);
+  std::vector<bool> is_nullable(grammar.nodes.size());
+  const auto derives_nothing = [&](const GrammarNode& node) {
+    if (std::ranges::any_of(node.jumps, [&](NodeId target) { return is_nullable[target]; })) {
+      return true;
+    }
+    if (node.kind != Kind::kCall && node.kind != Kind::kRepeat) return node.kind == Kind::kFinal;
+    const bool skips = node.kind == Kind::kRepeat && node.min == 0;
+    return is_nullable[node.next] && (skips || is_nullable[grammar.rules[node.rule].start]);
+  };
+  std::vector<NodeId> pending;
+  for (size_t i = 0; i < grammar.nodes.size(); ++i) {
+    if (grammar.nodes[i].kind == Kind::kFinal) pending.push_back(static_cast<NodeId>(i));
+  }
+  while (!pending.empty()) {
+    const NodeId id = pending.back();
+    pending.pop_back();
+    if (is_nullable[id] || !derives_nothing(grammar.nodes[id])) continue;
+    is_nullable[id] = true;
+    pending.insert(pending.end(), dependents[id].begin(), dependents[id].end());
+  }
+  for (GrammarNode& node : grammar.nodes) {
+    if (node.kind != Kind::kRepeat || node.min > node.max) continue;
+    if (is_nullable[grammar.rules[node.rule].start]) node.min = 0;
+  }
+}
+
 }  // namespace
 
 NodeId GrammarBuilder::add(GrammarNode node) {
@@ -134,6 +165,7 @@ Result<Grammar> GrammarBuilder::finish(RuleId root) && {
     return make_error(ErrorCode::kTooLarge, "it needs more than {} states", kMaxGrammarNodes);
   }
   grammar_.root = root;
+  drop_empty_rounds(grammar_);
   compute_heights(grammar_);
   if (grammar_.nodes[grammar_.rules[root].start].height == kUnreachable) {
     return invalid_argument("nothing can satisfy it");

@@ -19,6 +19,8 @@ std::vector<std::string> fuzz_seeds() {
       R"("items":{"anyOf":[{"$ref":"#/$defs/n"},{"type":["number","null"]}]}}}})",
       R"({"enum":["a",1,null,{"b":[true]}]})",
       R"({"type":"string","format":"date-time"})",
+      R"({"type":"string","pattern":"^((a{0,9}b?){0,9}|(a|){3,7}){0,9}$"})",
+      R"({"type":"string","pattern":"^((a{0,9}b?){0,9}|(a|){3,7}){0,9}$"})",
       R"({"type":"number","exclusiveMinimum":-0.5,"maximum":1e3})",
       R"({"type":"integer","multipleOf":7,"minimum":3})",
       R"({"type":"string","minLength":2,"maxLength":5})",

@@ -27,10 +27,31 @@ bool has(GrammarWalk& walk, std::string_view text) {
 }
 
 TEST(Pattern, AgreesWithEcmaScript) {
-  const char* patterns[] = {"a",      "^a$",         "^(a|b)*c$",  "b+$",      "^[^a]b?",
-                            "a.c",    "^a{2,3}$",    "^(ab){2,}$", "^$",       "",
-                            "^a|b$",  "^(?:a|bc)+$", "[b-c]{2}$",  "^a*?b",    "\\w-\\d",
-                            "^\\S+$", "^[\\w-]+$",   "(a|)b$",     "^(a*)*b$", "^.{3}$"};
+  const char* patterns[] = {"a",
+                            "^a$",
+                            "^(a|b)*c$",
+                            "b+$",
+                            "^[^a]b?",
+                            "a.c",
+                            "^a{2,3}$",
+                            "^(ab){2,}$",
+                            "^$",
+                            "",
+                            "^a|b$",
+                            "^(?:a|bc)+$",
+                            "[b-c]{2}$",
+                            "^a*?b",
+                            "\\w-\\d",
+                            "^\\S+$",
+                            "^[\\w-]+$",
+                            "(a|)b$",
+                            "^(a*)*b$",
+                            "^.{3}$",
+                            "^(a{0,2}){3}$",
+                            "^((a|b?){2,3}c?){2}$",
+                            "^((a*){1,2}b?)+$",
+                            "^(((a?)?){2})*b$",
+                            "^((|a){2}(b|)){2,3}$"};
   const std::string alphabet = "abc-1 ";
   for (const char* pattern : patterns) {
     const Grammar grammar = compile(pattern);
@@ -47,6 +68,26 @@ TEST(Pattern, AgreesWithEcmaScript) {
         ASSERT_EQ(has(walk, text), std::regex_search(text, regex)) << pattern << " in " << text;
       }
     }
+  }
+}
+
+// Each of these was more work than anybody has time for, in one closure.
+TEST(Pattern, EmptyRoundsAreNotCounted) {
+  for (const char* pattern :
+       {"^(((a{0,50}){0,50}){0,50}){0,50}$", "^((((a{0,99}){0,99}){0,99}){0,99}){0,99}$",
+        "^((((a?){99}){99}){99}){99}$", "^((((((a*)*)*)*)*){9}){9}$",
+        "^(((a{1,99}){1,99}){1,99}){1,99}$"}) {
+    const Grammar grammar = compile(pattern);
+    GrammarWalk walk(grammar);
+    ConfigId config = walk.start();
+    for (int i = 0; i < 20; ++i) {
+      const int64_t num_visits = walk.num_visits();
+      config = walk.step(config, 'a');
+      ASSERT_NE(config, kNoConfig) << pattern;
+      EXPECT_TRUE(walk.accepts(config)) << pattern;
+      EXPECT_LE(walk.num_visits() - num_visits, 20'000) << pattern;
+    }
+    EXPECT_EQ(walk.step(config, 'b'), kNoConfig) << pattern;
   }
 }
 

@@ -14,6 +14,8 @@ using Kind = GrammarNode::Kind;
 // what is left is in the language still, for every one of them can be finished by itself.
 constexpr size_t kMaxItems = 512;
 constexpr size_t kMaxListed = 24;
+// The same of the places of one configuration.
+constexpr int64_t kMaxClosureVisits = 20'000;
 
 size_t mix(size_t hash, int64_t value) {
   hash ^= static_cast<size_t>(value) + 0x9E3779B97F4A7C15ull + (hash << 6) + (hash >> 2);
@@ -38,7 +40,7 @@ size_t GrammarWalk::FrameHash::operator()(const Frame& frame) const {
 }
 
 size_t GrammarWalk::PlaceHash::operator()(const Place& place) const {
-  return mix(mix(mix(1, place.node), place.count), place.frame);
+  return mix(mix(mix(mix(1, place.node), place.count), place.frame), place.num_new_calls);
 }
 
 GrammarWalk::GrammarWalk(const Grammar& grammar) : grammar_(grammar) {
@@ -59,10 +61,9 @@ int32_t GrammarWalk::make_frame(NodeId node, int32_t count, int32_t parent) {
 }
 
 // Places that could not be finished within the bound on nesting are left out.
-void GrammarWalk::visit(NodeId node, int32_t count, int32_t frame) {
-  const int32_t height = grammar_.nodes[node].height;
-  if (height == kUnreachable || height + depths_[frame] > kMaxNesting) return;
-  const Place place{node, count, frame};
+void GrammarWalk::visit(const Place& place) {
+  const int32_t height = grammar_.nodes[place.node].height;
+  if (height == kUnreachable || height + depths_[place.frame] > kMaxNesting) return;
   if (seen_list_.size() < kMaxListed) {
     if (std::ranges::find(seen_list_, place) != seen_list_.end()) return;
     seen_list_.push_back(place);
@@ -76,54 +77,72 @@ void GrammarWalk::visit(NodeId node, int32_t count, int32_t frame) {
 }
 
 void GrammarWalk::close(NodeId node, int32_t frame) {
-  visit(node, 0, frame);
+  visit({.node = node, .frame = frame});
+  const int64_t max_visits = num_visits_before_ + kMaxClosureVisits;
   while (!pending_.empty()) {
+    // Past the limit the first symbol that can come is enough.
+    if (num_visits_ >= max_visits && (!items_.empty() || accepts_)) {
+      pending_.clear();
+      break;
+    }
     const Place place = pending_.back();
     pending_.pop_back();
     ++num_visits_;
     const GrammarNode& at = grammar_.nodes[place.node];
+    const int32_t num_new = place.num_new_calls;
     switch (at.kind) {
       case Kind::kState:
         if (!at.edges.empty() && items_.size() < kMaxItems) {
           items_.push_back({place.node, place.frame});
         }
-        for (const NodeId target : at.jumps) visit(target, 0, place.frame);
+        for (const NodeId target : at.jumps) visit({target, 0, place.frame, num_new});
         break;
       case Kind::kCall:
         if (grammar_.nodes[at.next].height + depths_[place.frame] <= kMaxNesting) {
-          visit(grammar_.rules[at.rule].start, 0, make_frame(at.next, 0, place.frame));
+          const int32_t called = make_frame(at.next, 0, place.frame);
+          visit({grammar_.rules[at.rule].start, 0, called, num_new + 1});
         }
         break;
       case Kind::kRepeat:
-        if (place.count >= at.min) visit(at.next, 0, place.frame);
+        if (place.count >= at.min) visit({at.next, 0, place.frame, num_new});
         if (place.count < at.max) {
           // Past the minimum of an unbounded repeat the count says nothing more.
           const int32_t most = at.max == kUnbounded ? at.min + 1 : at.max;
           const int32_t count = std::min(place.count + 1, most);
-          visit(grammar_.rules[at.rule].start, 0, make_frame(place.node, count, place.frame));
+          const int32_t round = make_frame(place.node, count, place.frame);
+          visit({grammar_.rules[at.rule].start, 0, round, num_new + 1});
         }
         break;
-      case Kind::kFinal: {
-        if (place.frame == kBottom) {
-          accepts_ = true;
-          break;
-        }
-        const Frame caller = frames_[place.frame];
-        visit(caller.node, caller.count, caller.parent);
+      case Kind::kFinal:
+        leave(place);
         break;
-      }
     }
   }
+}
+
+// From the end of a rule back to its caller.
+void GrammarWalk::leave(const Place& place) {
+  if (place.frame == kBottom) {
+    accepts_ = true;
+    return;
+  }
+  const Frame caller = frames_[place.frame];
+  const bool is_empty = place.num_new_calls > 0;
+  // Empty rounds of a repeat lead nowhere that it does not lead to without them.
+  if (is_empty && grammar_.nodes[caller.node].kind == Kind::kRepeat && caller.count > 0) return;
+  visit({caller.node, caller.count, caller.parent, std::max(place.num_new_calls - 1, 0)});
 }
 
 ConfigId GrammarWalk::take_closure() {
   seen_list_.clear();
   seen_.clear();
+  num_visits_before_ = num_visits_;
   std::vector<Item> items;
   items.swap(items_);
   const bool accepts = std::exchange(accepts_, false);
   if (items.empty() && !accepts) return kNoConfig;
   std::ranges::sort(items);
+  items.erase(std::unique(items.begin(), items.end()), items.end());
   return intern(std::move(items), accepts);
 }
 

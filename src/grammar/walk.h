@@ -82,9 +82,17 @@ class GrammarWalk {
 
   bool takes_plain(const Item& item) const;
   int32_t make_frame(NodeId node, int32_t count, int32_t parent);
+  struct Place {
+    NodeId node = 0;
+    int32_t count = 0;
+    int32_t frame = 0;
+    int32_t num_new_calls = 0;  // since the last symbol: the topmost ones of the stack
+    friend bool operator==(const Place&, const Place&) = default;
+  };
   // All places that (node, frame) leads to without a symbol.
   void close(NodeId node, int32_t frame);
-  void visit(NodeId node, int32_t count, int32_t frame);
+  void leave(const Place& place);
+  void visit(const Place& place);
   ConfigId take_closure();
   ConfigId intern(std::vector<Item> items, bool accepts);
 
@@ -98,12 +106,6 @@ class GrammarWalk {
   int64_t num_visits_ = 0;
 
   // Of the closure that is being computed.
-  struct Place {
-    NodeId node = 0;
-    int32_t count = 0;
-    int32_t frame = 0;
-    friend bool operator==(const Place&, const Place&) = default;
-  };
   struct PlaceHash {
     size_t operator()(const Place& place) const;
   };
@@ -112,6 +114,7 @@ class GrammarWalk {
   std::unordered_map<Place, bool, PlaceHash> seen_;
   std::vector<Item> items_;
   bool accepts_ = false;
+  int64_t num_visits_before_ = 0;
 };
 
 }  // namespace deepflight

@@ -18,6 +18,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <exception>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -49,6 +50,19 @@ HttpRequest to_request(Parser& parser) {
   }
   request.body = std::move(message.body());
   return request;
+}
+
+size_t num_headers(const Parser& parser) {
+  return static_cast<size_t>(std::distance(parser.get().begin(), parser.get().end()));
+}
+
+// Whether the body is framed in a way that every reader understands alike: as what another proxy
+// takes for a body would else be the next request here.
+bool has_known_framing(const Parser& parser) {
+  const auto [begin, end] = parser.get().equal_range(http::field::transfer_encoding);
+  if (begin == end) return true;
+  return std::next(begin) == end && equals_ignoring_case(begin->value(), "chunked") &&
+         parser.get().version() >= 11;
 }
 
 // Which status a failed read deserves; 0: close without a word.
@@ -150,6 +164,14 @@ asio::awaitable<HttpConnection::ReadOutcome> HttpConnection::read_request() {
   parser.body_limit(shared_.config.max_body_bytes);
   auto [error, num_header_bytes] =
       co_await http::async_read_header(socket_, buffer_, parser, kAwait);
+  if (!error && num_headers(parser) > shared_.config.max_headers) {
+    error = http::error::header_limit;
+  }
+  if (!error && !has_known_framing(parser)) {
+    outcome.error_status = 501;
+    outcome.error = "no Transfer-Encoding but chunked is supported";
+    co_return outcome;
+  }
   if (!error && !parser.is_done()) {
     const uint64_t body_bytes = parser.content_length().value_or(shared_.config.max_body_bytes);
     outcome.body_share = shared_.body_budget.take(body_bytes);
@@ -171,13 +193,14 @@ asio::awaitable<HttpConnection::ReadOutcome> HttpConnection::read_request() {
   clear_deadline();
   if (error) {
     outcome.error_status = timed_out ? 408 : status_of(error);
-    outcome.error = timed_out ? "the request was not complete in time"
-                    : outcome.error_status == 413
-                        ? fmt::format("the body is over {} bytes", shared_.config.max_body_bytes)
-                    : outcome.error_status == 431
-                        ? fmt::format("the request line and headers are over {} bytes",
-                                      shared_.config.max_header_bytes)
-                        : "malformed HTTP request: " + error.message();
+    outcome.error =
+        timed_out ? "the request was not complete in time"
+        : outcome.error_status == 413
+            ? fmt::format("the body is over {} bytes", shared_.config.max_body_bytes)
+        : outcome.error_status == 431
+            ? fmt::format("the request line and headers are over {} bytes or {} headers",
+                          shared_.config.max_header_bytes, shared_.config.max_headers)
+            : "malformed HTTP request: " + error.message();
     co_return outcome;
   }
   outcome.keep_alive = parser.get().keep_alive();

@@ -60,6 +60,7 @@ struct HttpServerConfig {
   int num_threads = 1;
   int max_connections = 4096;  // further ones get 503
   size_t max_header_bytes = size_t{16} << 10;
+  size_t max_headers = 128;
   size_t max_body_bytes = size_t{32} << 20;
   size_t max_total_body_bytes = size_t{1} << 30;  // of all requests in flight; beyond it, 503
   size_t max_buffered_bytes = size_t{1} << 20;    // of one response, unread by its client

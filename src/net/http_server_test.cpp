@@ -179,6 +179,8 @@ TEST_F(HttpServerTest, MalformedAndOversizedRequestsAreRefusedAndTheServerLives)
   config.max_body_bytes = 1000;
   start(config);
   const std::string host = "Host: x\r\n";
+  std::string many_headers;
+  for (int i = 0; i < 200; ++i) many_headers += fmt::format("A{}: b\r\n", i);
   const std::vector<BadRequest> cases = {
       {"nonsense\r\n\r\n", 400},
       {std::string(300, '\x01') + "\r\n\r\n", 400},
@@ -191,8 +193,16 @@ TEST_F(HttpServerTest, MalformedAndOversizedRequestsAreRefusedAndTheServerLives)
       {"POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
        400},
       {"POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
+      // What follows must not pass for a request of its own.
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\nGET /inner HTTP/1.1\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, x\r\n\r\nGET /inner HTTP/1.1\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
+      {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n",
+       400},
+      {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501},
       {"GET /" + std::string(20'000, 'a') + " HTTP/1.1\r\n\r\n", 431},
       {"GET / HTTP/1.1\r\nA: " + std::string(20'000, 'b') + "\r\n\r\n", 431},
+      {"GET / HTTP/1.1\r\n" + many_headers + "\r\n", 431},
       {"POST / HTTP/1.1\r\n" + host + "Content-Length: 1001\r\n\r\n", 413},
       {"POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n7d0\r\n" +
            std::string(2000, 'c'),
@@ -405,6 +415,22 @@ TEST_F(HttpServerTest, TimeLimits) {
   after_one.send(get("/"));
   EXPECT_THAT(after_one.read_all(), HasSubstr("200 OK"));
   EXPECT_TRUE(after_one.closed());
+}
+
+TEST_F(HttpServerTest, ARequestThatDripsInIsCutOffAtTheSameTime) {
+  HttpServerConfig config = test_config();
+  config.read_timeout = milliseconds(200);
+  start(config);
+  const std::string head = "POST / HTTP/1.1\r\nContent-Length: 100000\r\n";
+  for (const std::string& begun : {std::string("G"), head, head + "\r\n"}) {
+    TestSocket client(server->port());
+    const auto begin = std::chrono::steady_clock::now();
+    client.send(begun);
+    // Each byte comes well within the limit; all of them together do not.
+    for (int i = 0; i < 100 && client.read_until("HTTP/1.1", 20).empty(); ++i) client.send("x");
+    EXPECT_THAT(client.read_until("}"), StartsWith("HTTP/1.1 408 ")) << begun;
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(1500));
+  }
 }
 
 TEST_F(HttpServerTest, AReaderThatStopsReadingIsClosedByTheWriteLimit) {

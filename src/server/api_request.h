@@ -22,6 +22,7 @@ struct RequestLimits {
   int max_choices = 128;  // n, and n times the prompts of one request
   int max_messages = 4096;
   size_t max_prompt_bytes = size_t{16} << 20;  // of text, before it is tokenized
+  bool ignore_unknown_fields = false;          // of a body; else they are refused by name
 };
 
 enum class Endpoint { kChat, kCompletions };

@@ -10,6 +10,10 @@ namespace deepflight {
 
 using nlohmann::json;
 
+namespace {
+constexpr size_t kMaxShownBytes = 64;  // of a name that the client made up
+}
+
 std::string_view json_type_name(const json& value) {
   switch (value.type()) {
     case json::value_t::null:
@@ -44,7 +48,21 @@ std::optional<int64_t> as_integer(const json& value) {
 const json* JsonFields::find(std::string_view name) const {
   if (error_) return nullptr;
   const auto it = object_.find(name);
-  return it == object_.end() || it->is_null() ? nullptr : &*it;
+  if (it == object_.end() || it->is_null()) return nullptr;
+  asked_.emplace(name);
+  return &*it;
+}
+
+void JsonFields::refuse_others() {
+  if (error_) return;
+  for (const auto& [name, value] : object_.items()) {
+    if (value.is_null() || asked_.contains(name)) continue;
+    error_ =
+        bad_field(full_name(name.substr(0, kMaxShownBytes)),
+                  fmt::format("unrecognized field: {}", full_name(name.substr(0, kMaxShownBytes))));
+    error_->code = "unknown_parameter";
+    return;
+  }
 }
 
 void JsonFields::fail(std::string_view name, std::string message) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,13 @@ class JsonFields {
   bool texts(std::string_view name, size_t max_count, size_t max_bytes,
              std::vector<std::string>& out);
 
+  // Names that are known and change nothing.
+  void ignore(std::initializer_list<std::string_view> names) {
+    asked_.insert(names.begin(), names.end());
+  }
+  // To be called last: fails with a field that is not null and that nothing above asked for.
+  void refuse_others();
+
   void fail(std::string_view name, std::string message);
   bool failed() const { return error_.has_value(); }
   std::string full_name(std::string_view name) const { return prefix_ + std::string(name); }
@@ -47,6 +55,7 @@ class JsonFields {
   const nlohmann::json& object_;
   const std::string prefix_;
   std::optional<ApiError>& error_;
+  mutable std::set<std::string, std::less<>> asked_;
 };
 
 // The value of an integer, or of a float without a fraction; empty for anything else or if it does

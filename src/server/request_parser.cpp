@@ -1,6 +1,6 @@
 // From a JSON body to an ApiRequest. Fields that OpenAI or its well-known extensions define and
-// this server does not honour are refused by name; names that nobody defines are ignored, as other
-// servers do, because clients send them.
+// this server does not honour are refused by name, and so are names that nobody defines: a
+// misspelt `max_token` must not pass for one that was heard.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -21,7 +21,6 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxNameBytes = 1024;
-constexpr size_t kMaxErrorBytes = 300;
 
 bool is_empty(const json& value) { return value.is_structured() && value.empty(); }
 
@@ -35,6 +34,9 @@ class RequestParser {
 
   ApiResult<ApiRequest> parse() {
     refuse_unsupported_fields(fields_, error_);
+    // What clients tell about themselves, and hints that change no answer.
+    fields_.ignore({"metadata", "priority", "prompt_cache_key", "prompt_cache_retention",
+                    "request_id", "rid", "safety_identifier", "service_tier"});
     fields_.text("model", kMaxNameBytes, request_.model);
     parse_sampling();
     parse_lengths();
@@ -51,6 +53,7 @@ class RequestParser {
       parse_prompts();
     }
     check_combinations();
+    if (!limits_.ignore_unknown_fields) fields_.refuse_others();
     if (error_) return std::move(*error_);
     return std::move(request_);
   }
@@ -165,6 +168,8 @@ void RequestParser::parse_output_options() {
       JsonFields stream_fields(*options, "stream_options.", error_);
       stream_fields.boolean("include_usage", output.include_usage);
       stream_fields.boolean("continuous_usage_stats", output.continuous_usage_stats);
+      stream_fields.ignore({"include_obfuscation"});
+      if (!limits_.ignore_unknown_fields) stream_fields.refuse_others();
     }
   }
   fields_.boolean("return_token_ids", output.return_token_ids);
@@ -289,6 +294,9 @@ bool RequestParser::parse_content(JsonFields& fields, const std::string& role,
 }
 
 void RequestParser::parse_template_options() {
+  if (bool echo = false; fields_.boolean("echo", echo) && echo) {
+    error_ = unsupported_field("echo", "in a chat is");
+  }
   fields_.boolean("separate_reasoning", request_.output.separate_reasoning);
   fields_.boolean("continue_final_message", request_.continue_final_message);
   const bool given = fields_.boolean("add_generation_prompt", request_.add_generation_prompt);
@@ -390,20 +398,12 @@ void RequestParser::check_combinations() {
   }
 }
 
-// The parser library's message without its own tag, and short: it may quote the input.
-std::string shortened(std::string message) {
-  const size_t tag = message.find("] ");
-  if (tag != std::string::npos) message = "the body is not valid JSON: " + message.substr(tag + 2);
-  if (message.size() > kMaxErrorBytes) message = message.substr(0, kMaxErrorBytes) + "...";
-  return message;
-}
-
 }  // namespace
 
 ApiResult<ApiRequest> parse_api_request(Endpoint endpoint, std::string_view body,
                                         const RequestLimits& limits) {
   const auto parsed = parse_json(body, "the body");
-  if (!parsed.ok()) return bad_field("", shortened(parsed.error().message));
+  if (!parsed.ok()) return bad_field("", parsed.error().message);
   if (!parsed->is_object()) return bad_field("", "the body must be a JSON object");
   return RequestParser(*parsed, body, endpoint, limits).parse();
 }

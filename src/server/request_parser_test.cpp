@@ -178,8 +178,21 @@ TEST(RequestParser, Prompts) {
               ElementsAre(ApiPrompt(Ids{1, 2}), ApiPrompt(Ids{3})));
 }
 
-TEST(RequestParser, UnknownAndHarmlessFieldsAreIgnored) {
-  chat({{"no_such_field", 1}, {"metadata", {{"k", "v"}}}, {"service_tier", "auto"}});
+TEST(RequestParser, UnknownFieldsAreIgnoredOnlyWhenAskedTo) {
+  RequestLimits limits = kLimits;
+  limits.ignore_unknown_fields = true;
+  json body = kChat;
+  body["max_token"] = 5;
+  EXPECT_TRUE(
+      std::holds_alternative<ApiRequest>(parse_api_request(Endpoint::kChat, body.dump(), limits)));
+  const auto refused = parse_api_request(Endpoint::kChat, body.dump(), kLimits);
+  EXPECT_EQ(std::get<ApiError>(refused).code, "unknown_parameter");
+  EXPECT_EQ(std::get<ApiError>(refused).message, "unrecognized field: max_token");
+}
+
+TEST(RequestParser, HarmlessFieldsAreIgnored) {
+  chat({{"metadata", {{"k", "v"}}}, {"service_tier", "auto"}, {"no_such_field", nullptr}});
+  chat({{"echo", false}, {"length_penalty", 1.0}, {"include_reasoning", true}});
   chat({{"tools", json::array()}, {"tool_choice", "none"}, {"parallel_tool_calls", true}});
   chat({{"response_format", {{"type", "text"}}}, {"modalities", {"text"}}, {"store", false}});
   completion({{"suffix", nullptr}, {"use_beam_search", false}});
@@ -285,6 +298,13 @@ TEST(RequestParser, EachErrorNamesItsField) {
       {kC, {{"functions", {1}}}, "functions"},
       {kC, {{"guided_json", "{}"}}, "guided_json"},
       {kC, {{"skip_special_tokens", false}, {"stop", "x"}}, "skip_special_tokens"},
+      {kC, {{"max_token", 5}}, "max_token"},
+      {kC, {{"prompt", "x"}}, "prompt"},
+      {kC, {{"echo", true}}, "echo"},
+      {kC, {{"stream", true}, {"stream_options", {{"usage", true}}}}, "stream_options.usage"},
+      {kC, {{std::string(5000, 'k'), 1}}, std::string(64, 'k')},
+      {kT, {{"messages", json::array()}}, "messages"},
+      {kT, {{"tools", json::array()}}, "tools"},
       {kT, {{"prompt", nullptr}}, "prompt"},
       {kT, {{"prompt", 5}}, "prompt"},
       {kT, {{"prompt", json::array()}}, "prompt"},

@@ -18,7 +18,7 @@ constexpr size_t kMaxTokens = size_t{1} << 22;
 
 ApiResult<json> parse_object(std::string_view body) {
   auto parsed = parse_json(body, "the body");
-  if (!parsed.ok()) return bad_field("", "the body is not valid JSON");
+  if (!parsed.ok()) return bad_field("", parsed.error().message);
   if (!parsed->is_object()) return bad_field("", "the body must be a JSON object");
   return std::move(parsed).value();
 }
@@ -33,6 +33,8 @@ ApiResult<std::vector<int32_t>> encode_text(JsonFields& fields, const TextModel&
   bool add_special_tokens = true;
   fields.text("prompt", limits.max_prompt_bytes, text);
   fields.boolean("add_special_tokens", add_special_tokens);
+  fields.ignore({"model"});
+  if (!limits.ignore_unknown_fields) fields.refuse_others();
   if (fields.failed()) return std::vector<int32_t>();
   auto ids = add_special_tokens ? encode_prompt(model.tokenizer, model.config, text, true)
                                 : model.tokenizer.encode(
@@ -43,7 +45,9 @@ ApiResult<std::vector<int32_t>> encode_text(JsonFields& fields, const TextModel&
 
 ApiResult<std::vector<int32_t>> encode_chat(std::string_view body, const TextModel& model,
                                             const RequestLimits& limits) {
-  auto parsed = parse_api_request(Endpoint::kChat, body, limits);
+  RequestLimits chat_limits = limits;
+  chat_limits.ignore_unknown_fields = true;  // those of this route stand beside the chat's
+  auto parsed = parse_api_request(Endpoint::kChat, body, chat_limits);
   if (auto* error = std::get_if<ApiError>(&parsed)) return std::move(*error);
   auto prompt = prepare_chat(std::get<ApiRequest>(parsed), model);
   if (auto* error = std::get_if<ApiError>(&prompt)) return std::move(*error);
@@ -87,6 +91,8 @@ ApiResult<std::string> detokenize_json(std::string_view body, const TextModel& m
   std::vector<int32_t> ids;
   if (!fields.has("tokens")) fields.fail("tokens", "is required");
   fields.integers("tokens", kMaxTokens, 0, limits.vocab_size - 1, ids);
+  fields.ignore({"model"});
+  if (!limits.ignore_unknown_fields) fields.refuse_others();
   if (error) return std::move(*error);
   return dump({{"prompt", model.tokenizer.decode(ids, false)}});
 }

@@ -1,4 +1,4 @@
-"""A short storm (tests/gpu/serve_storm.py) against models/tiny-r1 on the CPU, with little KV memory
+"""A short storm (tests/e2e/serve_storm.py) against models/tiny-r1 on the CPU, with little KV memory
 so that sequences are preempted; and one against a shape with dummy weights and no tokenizer.
 
 Usage: serve_storm_test.py PATH_OF_DEEPFLIGHT   (from the repository's root)
@@ -10,15 +10,15 @@ import sys
 import tempfile
 import unittest
 
-from serving import Served
+from serving import TIME_FACTOR, Served
 
 binary = sys.argv.pop(1) if len(sys.argv) > 1 else "build/cpu/deepflight"
-STORM = "tests/gpu/serve_storm.py"
+STORM = "tests/e2e/serve_storm.py"
 
 
 def storm(url, *arguments):
     done = subprocess.run([sys.executable, STORM, "--url", url, *arguments], capture_output=True,
-                          text=True, timeout=240, check=False)
+                          text=True, timeout=240 * TIME_FACTOR, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -27,14 +27,17 @@ class ServeStorm(unittest.TestCase):
         with Served(binary, "--model", "models/tiny-r1", "--max-num-seqs", "16",
                     "--max-model-len", "1024", "--kv-cache-mib", "16") as served:
             code, out, err = storm(served.url, "--clients", "24", "--seconds", "10",
-                                   "--max-prompt", "600", "--max-output", "60", "--pid",
-                                   str(served.process.pid))
+                                   "--max-prompt", "600", "--max-output", "60", "--drain",
+                                   "--pid", str(served.process.pid))
             self.assertEqual(code, 0, out + err)
             report = json.loads(out)
             self.assertEqual(report["num_errors"], 0)
-            self.assertGreater(report["requests"], 48)
+            self.assertGreater(report["requests"], 24)
             self.assertGreater(report["metrics"]["prefix_cache_hits_total"], 0)
             self.assertGreater(report["metrics"]["kv_pages"], 0)
+            self.assertGreater(report["drained"]["in_flight_at_sigterm"], 8)
+            self.assertEqual(report["drained"]["answered"], 24)
+            self.assertEqual(served.process.wait(30 * TIME_FACTOR), 0)
 
     def test_a_shape_without_weights_or_tokenizer(self):
         with tempfile.TemporaryDirectory() as directory:

@@ -1,6 +1,10 @@
 """A `deepflight serve` of its own for a test: on a free port, ended when the block is left."""
+import os
 import signal
 import subprocess
+
+# How many times as long everything takes, as under sanitizers.
+TIME_FACTOR = float(os.environ.get("DF_TIME_FACTOR", "1"))
 
 
 class Served:
@@ -18,7 +22,7 @@ class Served:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(30)
+            self.process.wait(30 * TIME_FACTOR)
         except subprocess.TimeoutExpired:
             self.process.kill()
         self.process.stdout.close()

@@ -1,18 +1,22 @@
 """A storm of requests against a running server: nothing may fail, leak or be miscounted.
 
-Usage: serve_storm.py --url http://127.0.0.1:8000 [--clients 256] [--seconds 300] [--pid PID]
+Usage: serve_storm.py --url http://127.0.0.1:8000 [--clients 256] [--seconds 300] [--pid PID] [--drain]
 
 Each client sends one /v1/completions request after the other: prompts of random token ids, some with
 a shared beginning, random max_tokens, streamed or whole, greedy or sampled; a share is cut off by
 closing the connection, and a share of the streams is read slowly through a small receive buffer; the
-latencies between events are the other streams'. Afterwards the server must become idle with no KV page held. Prints one JSON
-object; exit 1 if anything was wrong. Standard library only.
+latencies between events are the other streams'. Afterwards the server must become idle with no KV page
+held. With --drain each client then sends one more request, the server gets SIGTERM once it has taken
+them all, and all must be answered in full. Prints one JSON object; exit 1 if anything was wrong.
+Standard library only.
 """
 import argparse
 import asyncio
 import json
 import random
+import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -226,6 +230,28 @@ class Storm:
         finally:
             connection.close()
 
+    async def drain(self):
+        """SIGTERM with a request of every client in flight: none may be lost."""
+        self.options.cancel_share = 0
+        before = dict(self.counts)
+        rngs = [random.Random(self.options.seed + 7 * number) for number in
+                range(self.options.clients)]
+        requests = [asyncio.create_task(self.request(rng)) for rng in rngs]
+        end_s = time.monotonic() + self.options.request_timeout
+        done = []
+        while len(done) + (await metrics(self.options.url))["num_requests_in_flight"] < len(requests):
+            if time.monotonic() > end_s:
+                raise Wrong("the server does not take all requests of the drain")
+            await asyncio.sleep(0.05)
+            done = [request for request in requests if request.done()]
+        os.kill(self.options.pid, signal.SIGTERM)
+        for result in await asyncio.gather(*requests, return_exceptions=True):
+            if isinstance(result, BaseException):
+                self.note_error(f"lost in the drain: {type(result).__name__}: {result}")
+        answered = sum(self.counts[name] - before[name] for name in ("streamed", "whole", "slow"))
+        return {"requests": len(requests), "in_flight_at_sigterm": len(requests) - len(done),
+                "answered": answered}
+
     def note_error(self, text):
         self.num_errors += 1
         if len(self.errors) < MAX_LISTED_ERRORS:
@@ -286,7 +312,8 @@ async def run(options):
     await get(options.url, "/health")
     if options.pid is not None and late_mib - early_mib > options.max_growth_mib:
         storm.note_error(f"memory grew from {early_mib} to {late_mib} MiB")
-    counts = storm.counts
+    counts = dict(storm.counts)
+    drained = await storm.drain() if options.drain else None
     for name in ("streamed", "whole", "cancelled"):
         if counts[name] == 0 and not options.allow_few:
             storm.note_error(f"no request was {name}: too short a storm to say anything")
@@ -297,7 +324,7 @@ async def run(options):
                           "p99": percentile(storm.first_token_s, 0.99)},
         "between_events_s": {"p50": percentile(storm.between_events_s, 0.5),
                              "p99": percentile(storm.between_events_s, 0.99)},
-        "resident_mib": [early_mib, late_mib], "metrics": values,
+        "resident_mib": [early_mib, late_mib], "drained": drained, "metrics": values,
         "num_errors": storm.num_errors, "errors": storm.errors,
     }
 
@@ -316,10 +343,13 @@ def main():
     parser.add_argument("--idle-timeout", type=float, default=30, help="seconds")
     parser.add_argument("--pid", type=int, help="of the server, to watch its memory")
     parser.add_argument("--max-growth-mib", type=int, default=128)
+    parser.add_argument("--drain", action="store_true", help="end the server; needs --pid")
     parser.add_argument("--allow-few", action="store_true",
                         help="a kind of request may be missing")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.drain and options.pid is None:
+        parser.error("--drain needs --pid")
     try:
         report = asyncio.run(run(options))
     except (Wrong, OSError, asyncio.TimeoutError) as failure:
