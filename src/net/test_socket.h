@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -39,7 +40,8 @@ class TestSocket {
 
   bool send(std::string_view bytes) {
     while (!bytes.empty()) {
-      const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t sent =
+          unless_interrupted([&] { return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); });
       if (sent <= 0) return false;
       bytes.remove_prefix(static_cast<size_t>(sent));
     }
@@ -71,11 +73,19 @@ class TestSocket {
   }
 
  private:
+  template <typename Call>
+  static ssize_t unless_interrupted(const Call& call) {
+    ssize_t result = call();
+    while (result < 0 && errno == EINTR) result = call();
+    return result;
+  }
+
   bool read_some(int timeout_ms) {
     pollfd poll{fd_, POLLIN, 0};
-    if (::poll(&poll, 1, timeout_ms) <= 0) return false;
+    // A signal is no answer: a fuzzer's clock sends them.
+    if (unless_interrupted([&] { return ::poll(&poll, 1, timeout_ms); }) <= 0) return false;
     char bytes[4096];
-    const ssize_t size = ::recv(fd_, bytes, sizeof bytes, 0);
+    const ssize_t size = unless_interrupted([&] { return ::recv(fd_, bytes, sizeof bytes, 0); });
     if (size <= 0) {
       closed_ = true;
       return false;
