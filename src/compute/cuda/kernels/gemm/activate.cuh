@@ -3,11 +3,11 @@
 // block: they tell each other the largest magnitude of each row.
 #pragma once
 
-#include "compute/cuda/kernels/gemm/multiply.cuh"
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/quad.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 
 namespace deepflight::gemm_fp8 {
 
@@ -46,10 +46,7 @@ __device__ __forceinline__ void store_activated(const Params& p, const Tile& til
     largest[r] = fmaxf(largest[r], __shfl_xor_sync(0xffffffffu, largest[r], 1));
     largest[r] = fmaxf(largest[r], __shfl_xor_sync(0xffffffffu, largest[r], 2));
     if (lane % 4 == 0) {
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(
-                       exchange.place(exchange.warpgroup, (left + lane / 4 + 8 * r) % 64)),
-                   "f"(largest[r])
-                   : "memory");
+      store_shared(exchange.place(exchange.warpgroup, (left + lane / 4 + 8 * r) % 64), largest[r]);
     }
   }
   named_sync<256>(1);

@@ -6,25 +6,12 @@
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/wgmma_fp8.cuh"
 
 namespace deepflight::gemm_fp8 {
 
 using namespace device;  // NOLINT: headers of this kernel
-
-__device__ inline float load_shared(uint32_t address) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-  return value;
-}
-__device__ inline float2 load_shared_pair(uint32_t address) {
-  float2 value;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-               : "=f"(value.x), "=f"(value.y)
-               : "r"(address)
-               : "memory");
-  return value;
-}
 
 // Of the columns of a tile, in groups of 8: from which one the weights' second scale holds. Few
 // values are possible where 32 divides columns; kept apart they cost the sums nothing.

@@ -5,6 +5,7 @@
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
 #include "compute/cuda/primitives/quad.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
 
 namespace deepflight::gemm_fp8 {
@@ -157,8 +158,7 @@ __device__ __forceinline__ void put_partial(uint32_t partial, int left,
       const int l = left + lane / 4 + j / 2 * 8, r = 8 * i + lane % 4 * 2 + j % 2;
       const int at =
           kConfig.swapped ? r * kConfig.partial_stride() + l : l * kConfig.partial_stride() + r;
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(partial + at * 4), "f"(sums[4 * i + j])
-                   : "memory");
+      store_shared(partial + at * 4, sums[4 * i + j]);
     }
   }
 }

@@ -162,7 +162,7 @@ __device__ inline void store_outputs(const Inputs& in, const Fp8Shared& shared, 
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int pair = 8 * i + lane % 4 * 2;
-    float2 sums = load_pair(shared.sums(turn) + pair * 4);
+    float2 sums = load_shared_pair(shared.sums(turn) + pair * 4);
     if (segment.num_pages == 0) sums = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {

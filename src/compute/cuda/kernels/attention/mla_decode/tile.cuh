@@ -10,6 +10,7 @@
 #include "compute/cuda/primitives/mma.cuh"
 #include "compute/cuda/primitives/pdl.cuh"
 #include "compute/cuda/primitives/quad.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
 
@@ -211,15 +212,6 @@ __device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
   for (int i = 0; i < 32; ++i) {
     if (first + i / 4 * 8 + i % 2 < begin) s[i] = -INFINITY;
   }
-}
-
-__device__ inline void store_shared(uint32_t address, float value) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
-}
-__device__ inline float load_shared(uint32_t address) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-  return value;
 }
 
 // Sum over the four threads that share a row.

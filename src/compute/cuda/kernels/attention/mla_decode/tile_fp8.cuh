@@ -141,15 +141,6 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   }
 }
 
-__device__ inline float2 load_pair(uint32_t address) {
-  float2 pair;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-               : "=f"(pair.x), "=f"(pair.y)
-               : "r"(address)
-               : "memory");
-  return pair;
-}
-
 __device__ inline uint32_t load_word(uint32_t address) {
   uint32_t word;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
@@ -163,7 +154,7 @@ __device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     if ((moved >> i / 2 * 8 & 0xff) == 0) continue;
-    const float2 factor = load_pair(factors + i * 32);
+    const float2 factor = load_shared_pair(factors + i * 32);
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
       o[m][4 * i] *= factor.x;

@@ -1,0 +1,28 @@
+// Loads and stores at addresses of the shared window; compiles under NVRTC.
+#pragma once
+
+#include <cstdint>
+
+namespace deepflight::device {
+
+__device__ inline float load_shared(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+// Two neighbours; 8-byte aligned.
+__device__ inline float2 load_shared_pair(uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(value.x), "=f"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+__device__ inline void store_shared(uint32_t address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
+}  // namespace deepflight::device
