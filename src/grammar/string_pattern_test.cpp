@@ -91,6 +91,25 @@ TEST(Pattern, EmptyRoundsAreNotCounted) {
   }
 }
 
+// All 256 symbols together cost little more than one of each kind: 200'000 visits one by one.
+TEST(Pattern, SymbolsThatAreAlikeAreWalkedOnce) {
+  const Grammar grammar = compile("^((.{0,9}b?){3,5}){0,9}$");
+  GrammarWalk walk(grammar);
+  ConfigId config = walk.start();
+  for (int i = 0; i < 30; ++i) {
+    const int64_t num_visits = walk.num_visits();
+    for (Symbol symbol = 0; symbol < kNumSymbols; ++symbol) {
+      const bool is_part_of_text = symbol >= 0x20 && symbol < 0x80 && symbol != '"';
+      EXPECT_EQ(walk.step(config, symbol) != kNoConfig,
+                is_part_of_text || (symbol >= 0xC2 && symbol < 0xF5))
+          << symbol;
+    }
+    EXPECT_LE(walk.num_visits() - num_visits, 30'000) << i;
+    EXPECT_EQ(walk.step(config, 'a'), walk.step(config, 'z'));
+    config = walk.step(config, 'a');
+  }
+}
+
 TEST(Pattern, CharactersAreWrittenAsJsonHasThem) {
   const Grammar grammar = compile("^[\"\\\\\\n\\x01\\u00e9\\u4f60]$");
   GrammarWalk walk(grammar);

@@ -164,16 +164,27 @@ ConfigId GrammarWalk::intern(std::vector<Item> items, bool accepts) {
 }
 
 ConfigId GrammarWalk::step(ConfigId config, Symbol symbol) {
-  ConfigId& known = configs_[config].next[symbol];
-  if (known != kUnknown) return known;
-  for (const Item& item : configs_[config].items) {
+  // NOTE: a deque's elements stay where they are when it grows.
+  Config& from = configs_[config];
+  if (from.next[symbol] != kUnknown) return from.next[symbol];
+  // Neighbours that no edge tells from `symbol` lead where it leads: one closure for all of them.
+  Symbol low = 0, high = kNumSymbols - 1;
+  for (const Item& item : from.items) {
     for (const GrammarEdge& edge : grammar_.nodes[item.node].edges) {
-      if (edge.low <= symbol && symbol <= edge.high) close(edge.target, item.frame);
+      if (symbol < edge.low) {
+        high = std::min<Symbol>(high, edge.low - 1);
+      } else if (symbol > edge.high) {
+        low = std::max<Symbol>(low, edge.high + 1);
+      } else {
+        low = std::max(low, edge.low);
+        high = std::min(high, edge.high);
+        close(edge.target, item.frame);
+      }
     }
   }
-  // NOTE: a deque's elements stay where they are when it grows.
-  known = take_closure();
-  return known;
+  const ConfigId to = take_closure();
+  std::fill(from.next.begin() + low, from.next.begin() + high + 1, to);
+  return to;
 }
 
 ConfigId GrammarWalk::import(const GrammarWalk& other, ConfigId config) {
