@@ -17,7 +17,7 @@ constexpr size_t kMaxMasks = 512;  // of 16 KB for 129,280 tokens
 
 // Work of one mask. Only grammars made to be slow come to it; tokens that were not looked at are
 // then left out, which leaves the output in the language.
-constexpr int64_t kMaxVisits = 500'000;
+constexpr int64_t kMaxVisits = 100'000;
 constexpr size_t kMaxNewConfigs = 8192;
 
 void merge(const TokenMask& from, TokenMask& into) {
