@@ -26,7 +26,7 @@ class ServeStorm(unittest.TestCase):
     def test_tiny_r1_with_little_memory(self):
         with Served(binary, "--model", "models/tiny-r1", "--max-num-seqs", "16",
                     "--max-model-len", "1024", "--kv-cache-mib", "16") as served:
-            code, out, err = storm(served.url, "--clients", "24", "--seconds", "10",
+            code, out, err = storm(served.url, "--clients", "24", "--seconds", str(10 * TIME_FACTOR),
                                    "--max-prompt", "600", "--max-output", "60", "--drain",
                                    "--pid", str(served.process.pid))
             self.assertEqual(code, 0, out + err)

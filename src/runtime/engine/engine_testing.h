@@ -222,4 +222,24 @@ inline Tokenizer tiny_tokenizer() {
   return std::move(tokenizer).value();
 }
 
+// The parameter: drafts per sequence and step.
+class EngineDraftsTest : public ::testing::TestWithParam<int> {
+ protected:
+  static void SetUpTestSuite() { model_ = new DraftingModel; }
+  static void TearDownTestSuite() { delete model_; }
+
+  static SchedulerConfig small_scheduler() {
+    SchedulerConfig config = deepflight::small_scheduler();
+    config.draft_len = GetParam();
+    return config;
+  }
+
+  static Tokens greedy_tokens(const Tokens& prompt, int count) {
+    EngineRig rig(*model_, small_scheduler());
+    return rig.run_one(greedy_request("r", prompt, count)).tokens;
+  }
+
+  static inline DraftingModel* model_ = nullptr;
+};
+
 }  // namespace deepflight
