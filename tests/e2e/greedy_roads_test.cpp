@@ -64,7 +64,6 @@ class Road {
   // Prompts of `num_questions` questions each, of which the first `num_prompts` are asked.
   explicit Road(const EngineOptions& options, size_t num_prompts = num_requests(),
                 size_t num_questions = 1) {
-    EXPECT_TRUE(init_logging("warn").ok());
     auto local = LocalEngine::start(options);
     if (!local.ok()) throw std::runtime_error(local.error().message);
     local_ = std::move(local).value();
@@ -116,6 +115,8 @@ class Road {
 
 class GreedyRoads : public testing::Test {
  protected:
+  static void SetUpTestSuite() { ASSERT_TRUE(init_logging("warn").ok()); }
+
   // One request at a time, without prefix cache or overlap: the plainest road. Each half goes to an
   // engine of its own with one thread, which takes less time than two threads on steps this small.
   static const Outputs& alone() {

@@ -2,7 +2,9 @@
 // user message, after a line of reasoning, and a completion with its prompt, a token (byte) at a
 // time. Prints its address, then a line for each cancelled request. SIGTERM drains it.
 //
-//   echo_server [--token-us N] [--port N]
+//   echo_server [--token-us N] [--prefill-tokens N] [--port N]
+//
+// The first token comes as late as N + 1 others: for clients that measure.
 #include <pthread.h>
 
 #include <algorithm>
@@ -33,12 +35,16 @@ struct EchoRequest {
   GenerationRequest request;
   EventCallback on_event;
   std::vector<EchoChoice> choices;
+  int num_prefill_steps = 0;  // left
 };
 
 class EchoService : public InferenceService {
  public:
-  EchoService(const Tokenizer& tokenizer, int token_us)
-      : tokenizer_(tokenizer), token_us_(token_us), thread_([this] { run(); }) {}
+  EchoService(const Tokenizer& tokenizer, int token_us, int num_prefill_steps)
+      : tokenizer_(tokenizer),
+        token_us_(token_us),
+        num_prefill_steps_(num_prefill_steps),
+        thread_([this] { run(); }) {}
 
   ~EchoService() override {
     {
@@ -53,7 +59,7 @@ class EchoService : public InferenceService {
   ServiceStats stats() const override { return {}; }
 
   Status submit(GenerationRequest request, EventCallback on_event) override {
-    EchoRequest echo{std::move(request), std::move(on_event), {}};
+    EchoRequest echo{std::move(request), std::move(on_event), {}, num_prefill_steps_};
     for (int i = 0; i < echo.request.sampling.num_choices; ++i) {
       echo.choices.push_back(plan(echo.request, i));
     }
@@ -80,6 +86,7 @@ class EchoService : public InferenceService {
 
   const Tokenizer& tokenizer_;
   const int token_us_;
+  const int num_prefill_steps_;
   const ModelInfo info_{.name = "echo",
                         .vocab_size = kTestVocabSize,
                         .max_model_len = 4096,
@@ -191,9 +198,13 @@ void EchoService::take_cancellations() {
   cancellations_.clear();
 }
 
-// One token of every choice.
+// One token of every choice, or one step nearer to the first.
 void EchoService::step() {
   for (EchoRequest& echo : requests_) {
+    if (echo.num_prefill_steps > 0) {
+      --echo.num_prefill_steps;
+      continue;
+    }
     for (EchoChoice& choice : echo.choices) {
       if (choice.events.empty()) continue;
       echo.on_event(std::move(choice.events.front()));
@@ -206,7 +217,7 @@ void EchoService::step() {
   });
 }
 
-int run_echo_server(int token_us, int port) {
+int run_echo_server(int token_us, int num_prefill_steps, int port) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -215,7 +226,7 @@ int run_echo_server(int token_us, int port) {
   const Tokenizer tokenizer = test_tokenizer();
   const TokenizerConfig config = test_tokenizer_config();
   const ChatTemplate chat_template = test_chat_template();
-  EchoService service(tokenizer, token_us);
+  EchoService service(tokenizer, token_us, num_prefill_steps);
   ServerConfig server_config;
   server_config.http.port = static_cast<uint16_t>(port);
   Server server(server_config, service, {tokenizer, config, &chat_template});
@@ -236,11 +247,11 @@ int run_echo_server(int token_us, int port) {
 }  // namespace deepflight
 
 int main(int argc, char** argv) {
-  int token_us = 0;
-  int port = 0;
+  int token_us = 0, num_prefill_steps = 0, port = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::string_view(argv[i]) == "--token-us") token_us = std::atoi(argv[i + 1]);
+    if (std::string_view(argv[i]) == "--prefill-tokens") num_prefill_steps = std::atoi(argv[i + 1]);
     if (std::string_view(argv[i]) == "--port") port = std::atoi(argv[i + 1]);
   }
-  return deepflight::run_echo_server(token_us, port);
+  return deepflight::run_echo_server(token_us, num_prefill_steps, port);
 }
