@@ -15,11 +15,7 @@ using ::testing::Not;
 using ::testing::StartsWith;
 
 TEST_F(HttpServerTest, DisconnectIsNoticedWhileAnAnswerIsProduced) {
-  std::atomic<int> num_disconnects{0};
-  handler = [&](HttpRequest, ResponseWriter writer) {
-    writer.on_disconnect([&] { ++num_disconnects; });
-    keep(std::move(writer));
-  };
+  handler = [this](HttpRequest, ResponseWriter writer) { keep_watched(std::move(writer)); };
   start();
   auto client = std::make_unique<TestSocket>(server->port());
   client->send(get("/"));
@@ -38,11 +34,7 @@ TEST_F(HttpServerTest, DisconnectIsNoticedWhileAnAnswerIsProduced) {
 }
 
 TEST_F(HttpServerTest, DisconnectBehindAPipelinedRequestIsNoticed) {
-  std::atomic<int> num_disconnects{0};
-  handler = [&](HttpRequest, ResponseWriter writer) {
-    writer.on_disconnect([&] { ++num_disconnects; });
-    keep(std::move(writer));
-  };
+  handler = [this](HttpRequest, ResponseWriter writer) { keep_watched(std::move(writer)); };
   start();
   auto client = std::make_unique<TestSocket>(server->port());
   client->send(get("/") + get("/never-run"));
@@ -53,9 +45,8 @@ TEST_F(HttpServerTest, DisconnectBehindAPipelinedRequestIsNoticed) {
 }
 
 TEST_F(HttpServerTest, FinishedAnswersDoNotReportADisconnect) {
-  std::atomic<int> num_disconnects{0};
-  handler = [&](HttpRequest, ResponseWriter writer) {
-    writer.on_disconnect([&] { ++num_disconnects; });
+  handler = [this](HttpRequest, ResponseWriter writer) {
+    count_disconnect(writer);
     writer.send({200, {}, "done"});
   };
   start();
@@ -69,11 +60,9 @@ TEST_F(HttpServerTest, FinishedAnswersDoNotReportADisconnect) {
 }
 
 TEST_F(HttpServerTest, ASlowReaderIsCutOffAndHoldsNobodyUp) {
-  std::atomic<int> num_disconnects{0};
-  handler = [&](HttpRequest request, ResponseWriter writer) {
+  handler = [this](HttpRequest request, ResponseWriter writer) {
     if (request.target == "/quick") return writer.send({200, {}, "quick"});
-    writer.on_disconnect([&] { ++num_disconnects; });
-    keep(std::move(writer));
+    keep_watched(std::move(writer));
   };
   HttpServerConfig config = test_config();
   config.max_buffered_bytes = 64 << 10;
@@ -234,11 +223,7 @@ TEST_F(HttpServerTest, DrainLetsAnswersFinishAndStopsAccepting) {
 }
 
 TEST_F(HttpServerTest, DrainGivesUpAtItsDeadlineAndStopCutsTheRest) {
-  std::atomic<int> num_disconnects{0};
-  handler = [&](HttpRequest, ResponseWriter writer) {
-    writer.on_disconnect([&] { ++num_disconnects; });
-    keep(std::move(writer));
-  };
+  handler = [this](HttpRequest, ResponseWriter writer) { keep_watched(std::move(writer)); };
   start();
   TestSocket busy(server->port());
   busy.send(get("/"));

@@ -42,6 +42,14 @@ class HttpServerTest : public ::testing::Test {
     const std::lock_guard lock(mutex);
     writers.push_back(std::move(writer));
   }
+  // Counts in num_disconnects if the client of this answer goes.
+  void count_disconnect(const ResponseWriter& writer) {
+    writer.on_disconnect([this] { ++num_disconnects; });
+  }
+  void keep_watched(ResponseWriter writer) {
+    count_disconnect(writer);
+    keep(std::move(writer));
+  }
   bool has_writer() {
     const std::lock_guard lock(mutex);
     return !writers.empty();
@@ -57,6 +65,7 @@ class HttpServerTest : public ::testing::Test {
     writer.send({200, {}, request.method + " " + request.target + " [" + request.body + "]"});
   };
   std::atomic<int> num_requests{0};
+  std::atomic<int> num_disconnects{0};
   std::mutex mutex;
   std::vector<ResponseWriter> writers;
   std::unique_ptr<HttpServer> server;

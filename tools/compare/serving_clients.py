@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# What is compared: a name, its place in deepflight's report, its name and unit in AIPerf's.
+# What is compared: a name, its place in deepflight's report, its name and statistic in AIPerf's.
 FIGURES = [
     ("ttft_ms mean", ("ttft_ms", "mean"), ("time_to_first_token", "avg")),
     ("ttft_ms p50", ("ttft_ms", "p50"), ("time_to_first_token", "p50")),
