@@ -19,22 +19,11 @@
 
 namespace deepflight::gemm_fp8 {
 
-// The rows of the left operand from `left` on. `staging`: this warp's place in shared memory for
-// them, where out is staged.
+// The rows of the left operand from `left` on.
 template <Config kConfig>
 __device__ __forceinline__ void store_part(const Params& p, const Tile& tile, int left,
-                                           uint32_t staging,
                                            const float (&sums)[kConfig.right() / 2]) {
-  if constexpr (kConfig.staged) {
-    const int row = tile.first_row + left;
-    // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
-    const bool whole = !kConfig.grouped || (row >= tile.begin_row && row + 16 <= tile.end_row);
-    if (whole && p.out_alignment == 16) {
-      stage_rows<kConfig>(p, tile, row, staging, sums);
-    } else {
-      store_rows<kConfig>(p, tile, row, sums);
-    }
-  } else if constexpr (kConfig.swapped) {
+  if constexpr (kConfig.swapped) {
     store_columns<kConfig>(p, tile, tile.first_column + left, sums);
   } else {
     store_rows<kConfig>(p, tile, tile.first_row + left, sums);
@@ -50,8 +39,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
   constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
-  constexpr int kStagedBytes = 16 * kConfig.columns * 2;
-  const uint32_t staging = shared.base + (warpgroup * 4 + warp) * kRepeats * kStagedBytes;
+  constexpr int kStagedBytes = kRepeats * 16 * kConfig.columns * 2;  // of a warp
   Tiles<kConfig, true> tiles(p, shared, before);
   const Schedule<kConfig>& schedule = tiles.schedule;
   Tile tile;
@@ -76,16 +64,13 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       cluster_sync();
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
+    } else if constexpr (kConfig.staged) {
+      store_staged<kConfig>(p, tile, left, shared.base + (warpgroup * 4 + warp) * kStagedBytes,
+                            active, sums);
     } else {
-      if constexpr (kConfig.staged) {  // the last tile's have been read
-        if (elect_lane()) wait_for_box_reads();
-        __syncwarp();
-      }
-      store_part<kConfig>(p, tile, left, staging, sums[0]);
+      store_part<kConfig>(p, tile, left, sums[0]);
       if constexpr (kRepeats == 2) {
-        if (active == 2) {
-          store_part<kConfig>(p, tile, left + kNextLeft, staging + kStagedBytes, sums[1]);
-        }
+        if (active == 2) store_part<kConfig>(p, tile, left + kNextLeft, sums[1]);
       }
     }
   }

@@ -109,19 +109,6 @@ struct Scales {
   }
 };
 
-template <Config kConfig>
-__device__ inline void release(const Shared<kConfig>& shared, int stage) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  __syncwarp();
-  if constexpr (kConfig.multicast > 1) {
-    if (lane < kConfig.multicast) {
-      cluster_barrier_arrive(address_in_block(shared.empty(stage), lane));
-    }
-  } else if (lane == 0) {
-    barrier_arrive(shared.empty(stage));
-  }
-}
-
 // What one warpgroup does to its rows of the left operand.
 template <Config kConfig>
 struct Multiplier {
@@ -135,6 +122,7 @@ struct Multiplier {
   const Shared<kConfig>& shared;
   const int left;                                        // this warp's first row
   const Matrices<16, 1024> left_operand, right_operand;  // of stage 0
+  const uint32_t empty;  // of stage 0, in the block that this lane tells
   Ring<kConfig> ring{};
   Ring<kConfig> done{};  // the block whose products are scaled next, where pipelined
 
@@ -144,7 +132,10 @@ struct Multiplier {
         left_operand((kConfig.swapped ? memory.w(0) : memory.x(0)) +
                      (kConfig.swiglu ? 0 : warpgroup * 64 * kBlockK)),
         right_operand((kConfig.swapped ? memory.x(0) : memory.w(0)) +
-                      (kConfig.swiglu ? warpgroup * kRight * kBlockK : 0)) {}
+                      (kConfig.swiglu ? warpgroup * kRight * kBlockK : 0)),
+        empty(kConfig.multicast > 1
+                  ? address_in_block(memory.empty(0), threadIdx.x % kConfig.multicast)
+                  : memory.empty(0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
     const int left_at = repeat * kConfig.left_warpgroups() * 64 * kBlockK;
@@ -166,49 +157,68 @@ struct Multiplier {
     barrier_wait(shared.full(ring.stage), ring.parity);
   }
 
+  __device__ __forceinline__ bool stage_is_there() const {
+    return barrier_try_wait(shared.full(ring.stage), ring.parity);
+  }
+
+  // Tells all blocks that fill it that this warp has read a stage.
+  __device__ __forceinline__ void release(int stage) const {
+    __syncwarp();
+    if (threadIdx.x % 32 < kConfig.multicast) {
+      if constexpr (kConfig.multicast > 1) {
+        cluster_barrier_arrive(empty + stage * 8);
+      } else {
+        barrier_arrive(empty + stage * 8);
+      }
+    }
+  }
+
   // Pipelined: starts on the next block of k.
-  __device__ __forceinline__ void begin_block(Product& product) {
+  template <int kBorder>
+  __device__ __forceinline__ void begin_block(const Tile& tile, Scales<kConfig, kBorder>& scales,
+                                              Product& product) {
     wait_for_stage();
+    load_scales(scales, ring.stage, tile);
     issue(ring.stage, 0, product);
     ring.advance();
   }
 
   // Pipelined: takes in the oldest, with kPending behind it.
   template <int kPending, int kBorder>
-  __device__ __forceinline__ void end_block(const Tile& tile, Product& product, Product& sums) {
-    Scales<kConfig, kBorder> scales;
-    load_scales(scales, done.stage, tile);
+  __device__ __forceinline__ void end_block(const Scales<kConfig, kBorder>& scales,
+                                            Product& product, Product& sums) {
     wgmma_wait<kPending>();
     pin(product);
-    if (!scales.kLate) release<kConfig>(shared, done.stage);
+    if (!scales.kLate) release(done.stage);
     scales.add(sums, product, 0);
-    if (scales.kLate) release<kConfig>(shared, done.stage);
+    if (scales.kLate) release(done.stage);
     done.advance();
   }
 
   template <int kBorder>
   __device__ __forceinline__ void run_pipelined(const Tile& tile, int k_blocks, Product& sums) {
     Product even, odd;
-    begin_block(even);
+    Scales<kConfig, kBorder> even_scales, odd_scales;
+    begin_block(tile, even_scales, even);
     int k = 1;
     for (; k + 1 < k_blocks; k += 2) {
-      begin_block(odd);
-      end_block<1, kBorder>(tile, even, sums);
-      begin_block(even);
-      end_block<1, kBorder>(tile, odd, sums);
+      begin_block(tile, odd_scales, odd);
+      end_block<1>(even_scales, even, sums);
+      begin_block(tile, even_scales, even);
+      end_block<1>(odd_scales, odd, sums);
     }
     if (k < k_blocks) {
-      begin_block(odd);
-      end_block<1, kBorder>(tile, even, sums);
-      end_block<0, kBorder>(tile, odd, sums);
+      begin_block(tile, odd_scales, odd);
+      end_block<1>(even_scales, even, sums);
+      end_block<0>(odd_scales, odd, sums);
     } else {
-      end_block<0, kBorder>(tile, even, sums);
+      end_block<0>(even_scales, even, sums);
     }
   }
 
-  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. What
-  // can wait is done while it is multiplied: this block's scales are read, the next block is waited
-  // for. `kActive`: repeats that have rows of the tile.
+  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. While
+  // it is multiplied this block's scales are read, while it is added the next block is asked for.
+  // `kActive`: repeats that have rows of the tile.
   template <int kActive, int kBorder>
   __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
                                                  Product (&sums)[kRepeats]) {
@@ -217,19 +227,23 @@ struct Multiplier {
     for (int k = 0; k < k_blocks; ++k) {
       const int stage = ring.stage;
       ring.advance();
+      bool next_is_there = true;
       Scales<kConfig, kBorder> scales;
+      load_scales(scales, stage, tile);
 #pragma unroll
       for (int r = 0; r < kActive; ++r) {
         Product product;
         issue(stage, r, product);
-        if (r == 0) load_scales(scales, stage, tile);
-        if (r == kActive - 1 && k + 1 < k_blocks) wait_for_stage();
         wgmma_wait<0>();
         pin(product);
-        if (r == kActive - 1 && !scales.kLate) release<kConfig>(shared, stage);
+        if (r == kActive - 1) {
+          if (!scales.kLate) release(stage);
+          next_is_there = k + 1 == k_blocks || stage_is_there();
+        }
         scales.add(sums[r], product, r);
       }
-      if (scales.kLate) release<kConfig>(shared, stage);
+      if (scales.kLate) release(stage);
+      if (!next_is_there) wait_for_stage();
     }
   }
 

@@ -80,30 +80,66 @@ __device__ __forceinline__ void store_rows(const Params& p, const Tile& tile, in
   }
 }
 
-// The same through `staging`, boxes of 16 rows x 64 columns in shared memory, by the copy engine:
-// the warp goes on while they leave. What lies past the ends of out is not written.
+// The same into `staging`, boxes of 16 rows x 64 columns in shared memory, from where send_rows()
+// has them copied.
 template <Config kConfig>
-__device__ __forceinline__ void stage_rows(const Params& p, const Tile& tile, int row,
-                                           uint32_t staging,
+__device__ __forceinline__ void stage_rows(uint32_t staging,
                                            const float (&sums)[kConfig.right() / 2]) {
-  constexpr int kBoxes = kConfig.columns / 64, kBoxBytes = 16 * 128;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int staged_row = lane % 16;  // whose 16 bytes this lane tells the place of
 #pragma unroll
   for (int i = 0; i < kConfig.columns / 8; i += 2) {  // 16 columns
     const int chunk = i % 8 + lane / 16;
-    const uint32_t at = staging + i / 8 * kBoxBytes + staged_row * 128;
+    const uint32_t at = staging + i / 8 * kConfig.staged_box_bytes() + staged_row * 128;
     store_matrices(at + ((chunk ^ (staged_row & 7)) << 4), pack_bf16(sums[4 * i], sums[4 * i + 1]),
                    pack_bf16(sums[4 * i + 2], sums[4 * i + 3]),
                    pack_bf16(sums[4 * i + 4], sums[4 * i + 5]),
                    pack_bf16(sums[4 * i + 6], sums[4 * i + 7]));
   }
+}
+
+// One thread, once the warp's stage_rows() is behind a fence. What lies past the ends of out is not
+// written.
+template <Config kConfig>
+__device__ __forceinline__ void send_rows(const Params& p, const Tile& tile, int row,
+                                          uint32_t staging) {
+#pragma unroll
+  for (int box = 0; box < kConfig.columns / 64; ++box) {
+    store_box(staging + box * kConfig.staged_box_bytes(), &p.out_map, tile.first_column + box * 64,
+              row);
+  }
+}
+
+// Stores a tile that is staged: whole sixteens of rows by the copy engine, while the warp goes on,
+// the others directly. `left`: the warp's first row of the first repeat.
+template <Config kConfig>
+__device__ __forceinline__ void store_staged(
+    const Params& p, const Tile& tile, int left, uint32_t staging, int active,
+    const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
+  constexpr int kRepeats = kConfig.repeats();
+  constexpr int kBytes = kConfig.columns / 64 * kConfig.staged_box_bytes();  // of a repeat
+  if (elect_lane()) wait_for_box_reads();                                    // the last tile's
+  __syncwarp();
+  bool sent[kRepeats];
+#pragma unroll
+  for (int r = 0; r < kRepeats; ++r) {
+    const int row = tile.first_row + left + r * kConfig.left_warpgroups() * 64;
+    // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
+    const bool whole = !kConfig.grouped || (row >= tile.begin_row && row + 16 <= tile.end_row);
+    sent[r] = r < active && whole && p.out_alignment == 16;
+    if (sent[r]) {
+      stage_rows<kConfig>(staging + r * kBytes, sums[r]);
+    } else if (r < active) {
+      store_rows<kConfig>(p, tile, row, sums[r]);
+    }
+  }
   async_proxy_fence();
   __syncwarp();
   if (!elect_lane()) return;
 #pragma unroll
-  for (int box = 0; box < kBoxes; ++box) {
-    store_box(staging + box * kBoxBytes, &p.out_map, tile.first_column + box * 64, row);
+  for (int r = 0; r < kRepeats; ++r) {
+    const int row = tile.first_row + left + r * kConfig.left_warpgroups() * 64;
+    if (sent[r]) send_rows<kConfig>(p, tile, row, staging + r * kBytes);
   }
   commit_boxes();
 }
