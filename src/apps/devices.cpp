@@ -32,6 +32,7 @@ Result<Device> open_cuda(const DeviceOptions& options) {
   config.device = options.cuda_device;
   config.autotune = options.autotune;
   config.batch_invariant = options.deterministic;
+  config.cublaslt_fp8 = options.fp8_gemm_backend == "cublaslt";
   Device device;
   auto backend = CudaBackend::create(config);
   if (!backend.ok()) return invalid_argument("--device cuda: {}", backend.error().message);

@@ -18,7 +18,8 @@ struct DeviceOptions {
   int cuda_device = 0;          // ordinal
   int num_threads = 0;          // of the CPU backend; 0: one per core
   bool autotune = false;        // GPU: measure which kernels are fastest first
-  bool deterministic = false;   // GPU: results that do not depend on the batch; the CPU's never do
+  std::string fp8_gemm_backend = "auto";  // GPU: auto, or cublaslt for dense products
+  bool deterministic = false;  // GPU: results that do not depend on the batch; the CPU's never do
 };
 
 struct Device {

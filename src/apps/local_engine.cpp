@@ -98,6 +98,10 @@ void add_engine_options(CLI::App* app, EngineOptions* options) {
                   "share of the GPU's memory that weights, workspaces, graphs and KV cache take")
       ->check(CLI::Range(0.05, 1.0));
   app->add_flag("--no-graphs", options->no_graphs, "GPU: run decode steps op by op");
+  app->add_option("--fp8-gemm-backend", options->device.fp8_gemm_backend,
+                  "GPU: auto, or cublaslt for dense FP8 products where it has a kernel, to compare "
+                  "with")
+      ->check(CLI::IsMember({"auto", "cublaslt"}));
   app->add_flag("--deterministic", options->device.deterministic,
                 "GPU: only kernels whose result for a token does not depend on the rest of the "
                 "batch, so that a request gets the same bits in any company; slower. The CPU's "
@@ -156,6 +160,11 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
   if (!local->model_config_.unread_fields.empty()) {
     spdlog::warn("{}/config.json: fields that are not known and not used: {}", options.model_dir,
                  fmt::join(local->model_config_.unread_fields, ", "));
+  }
+  if (options.device.deterministic && options.device.fp8_gemm_backend == "cublaslt") {
+    return invalid_argument(
+        "--deterministic: cuBLASLt's results depend on the batch, so not with "
+        "--fp8-gemm-backend cublaslt");
   }
   if (options.device.deterministic && options.reuse_output_pages) {
     return invalid_argument(

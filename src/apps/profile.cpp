@@ -217,6 +217,9 @@ Status run_profile(const ProfileOptions& options) {
                              {"fp8_flops_per_second", rates.fp8_flops_per_second},
                              {"steps", std::move(profiles)}};
     if (options.engine.device.deterministic) report["deterministic"] = true;
+    if (options.engine.device.fp8_gemm_backend != "auto") {
+      report["fp8_gemm_backend"] = options.engine.device.fp8_gemm_backend;
+    }
     const MtpOptions& mtp = options.engine.mtp;
     if (mtp.draft_len > 0) report["mtp"] = mtp.draft_len;
     if (mtp.simulated_acceptance >= 0) report["simulated_acceptance"] = mtp.simulated_acceptance;

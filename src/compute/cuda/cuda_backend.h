@@ -21,6 +21,8 @@ struct CudaBackendConfig {
   // Only kernels whose result for a row (a token's activations, a sampled row) depends on that row
   // alone, so that a request's outputs have the same bits in any company. Some steps take longer.
   bool batch_invariant = false;
+  // Dense FP8 products by cuBLASLt where it has a kernel. Not with batch_invariant.
+  bool cublaslt_fp8 = false;
   // Measure which kernels are fastest before they are used (minutes), and keep that for later runs.
   bool autotune = false;
 };

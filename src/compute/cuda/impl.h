@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "compute/cuda/cuda_backend.h"
+#include "compute/cuda/kernels/gemm/cublaslt.h"
 #include "compute/cuda/kernels/gemm/launch.h"
 #include "compute/cuda/kernels/gemm_bf16/launch.h"
 #include "compute/cuda/packed.h"
@@ -75,6 +76,7 @@ struct CudaBackend::Impl {
   // The shared expert, on the side lane.
   void shared_expert(const Rows& x, const MlpWeights& weights, const TensorView& out);
   void launch(Lane& lane, Bf16GemmProblem problem);
+  void launch(Lane& lane, const Fp8GemmProblem& problem);
   // out = x * weight^T by `matrices`, dense or (offsets not null) grouped.
   void multiply(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
                 const int32_t* offsets, const TensorView& out);
@@ -104,6 +106,7 @@ struct CudaBackend::Impl {
   Uploader uploader;
   std::vector<Fp8GemmUse> fp8_uses;  // shapes of the FP8 matrices packed so far
   Bf16Gemm bf16_gemm;
+  CublasltFp8Gemm cublaslt_fp8_gemm;
 };
 
 // The FP8 form of rows as the kernels take it.

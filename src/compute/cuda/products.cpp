@@ -84,6 +84,14 @@ void CudaBackend::Impl::launch(Lane& lane, Bf16GemmProblem problem) {
   bf16_gemm.launch(problem, lane.product.get(Bf16Gemm::kWorkspaceBytes), lane.stream.get());
 }
 
+void CudaBackend::Impl::launch(Lane& lane, const Fp8GemmProblem& problem) {
+  if (config.cublaslt_fp8 && problem.num_groups == 0) {
+    void* workspace = lane.product.get(CublasltFp8Gemm::workspace_bytes(problem.m, problem.k));
+    if (cublaslt_fp8_gemm.launch(problem, workspace, lane.stream.get())) return;
+  }
+  launch_fp8_gemm(problem, lane.stream.get());
+}
+
 void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMatrices& matrices,
                                  const int32_t* offsets, const TensorView& out) {
   if (x.dim(0) == 0) return;
@@ -96,7 +104,7 @@ void CudaBackend::Impl::multiply(Lane& lane, const Rows& x, const cuda::PackedMa
       problem.out_stride = target.stride(0);
       problem.out_f32 = target.dtype() == DType::kF32;
       problem.batch_invariant = config.batch_invariant;
-      launch_fp8_gemm(problem, lane.stream.get());
+      launch(lane, problem);
     } else if (offsets != nullptr) {
       launch_grouped_bf16(grouped_problem(input, part, offsets, target), lane.stream.get());
     } else {
@@ -111,6 +119,7 @@ bool CudaBackend::Impl::multiply_fused(Lane& lane, const Rows& x,
   if (matrices.parts.size() != 1 || !matrices.parts[0].fp8 || !activated.fp8 || activated.values) {
     return false;
   }
+  if (config.cublaslt_fp8 && offsets == nullptr) return false;
   if (x.dim(0) == 0) return true;
   Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets, next_tile);
   problem.activated = fp8_rows(activated);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "compute/cuda/kernels/gemm/autotune.h"
+#include "compute/cuda/kernels/gemm/cublaslt.h"
 #include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
 #include "compute/cuda/kernels/gemm/launch.h"
 
@@ -121,18 +122,58 @@ void print_machine() {
              current_machine().dram_bytes_per_us * 1e-6);
 }
 
-TEST(Fp8GemmBench, Cases) {
+// Of the file GEMM_CASES; empty without one.
+std::vector<Case> cases_of_file() {
   const char* path = std::getenv("GEMM_CASES");
-  if (path == nullptr) GTEST_SKIP() << "GEMM_CASES names no file";
-  print_machine();
+  if (path == nullptr) return {};
   std::ifstream file(path);
-  ASSERT_TRUE(file) << path;
+  EXPECT_TRUE(file) << path;
+  std::vector<Case> cases;
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
     Case c{};
-    ASSERT_TRUE(fields >> c.m >> c.n >> c.k) << line;
+    EXPECT_TRUE(fields >> c.m >> c.n >> c.k) << line;
     for (int32_t rows; fields >> rows;) c.rows.push_back(rows);
-    run(c);
+    cases.push_back(c);
+  }
+  return cases;
+}
+
+TEST(Fp8GemmBench, Cases) {
+  const auto cases = cases_of_file();
+  if (cases.empty()) GTEST_SKIP() << "GEMM_CASES names no file";
+  print_machine();
+  for (const Case& c : cases) run(c);
+}
+
+// The dense ones of them by cuBLASLt.
+TEST(Fp8GemmBench, Cublaslt) {
+  const auto cases = cases_of_file();
+  if (cases.empty()) GTEST_SKIP() << "GEMM_CASES names no file";
+  print_machine();
+  CublasltFp8Gemm cublaslt;
+  for (const Case& c : cases) {
+    if (!c.rows.empty()) continue;
+    const auto weights = static_cast<double>(c.n * c.k);
+    const auto copies = static_cast<int64_t>(kWantedBytes / weights) + 1;
+    const Operands o(c.m, c.n, c.k, {}, copies, false);
+    const DeviceArray<uint16_t> out(c.m * c.n);
+    const DeviceArray<uint8_t> workspace(CublasltFp8Gemm::workspace_bytes(c.m, c.k));
+    const auto launch = [&](int64_t copy, cudaStream_t stream) {
+      return cublaslt.launch(o.problem(out.data(), c.n, false, copy), workspace.data(), stream);
+    };
+    if (!launch(0, nullptr)) {
+      fmt::print("   0 {:>6} {:>6} {:>6} no kernel\n", c.m, c.n, c.k);
+      continue;
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
+    std::this_thread::sleep_for(rest());
+    const int launches = 2.0 * c.m * c.n * c.k > 2e11 ? 3 : 20;
+    const double us = testing::median_us(
+        launches, 5, [&](int i, cudaStream_t stream) { launch(i % copies, stream); });
+    fmt::print("   0 {:>6} {:>6} {:>6} {:>8.2f} us {:>5.0f} TF cublaslt\n", c.m, c.n, c.k, us,
+               2e-6 * c.m * c.n * c.k / us);
+    std::fflush(stdout);
   }
 }
 
