@@ -11,6 +11,12 @@ __device__ inline float load_shared(uint32_t address) {
   return value;
 }
 
+__device__ inline uint32_t load_shared_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
 // Two neighbours; 8-byte aligned.
 __device__ inline float2 load_shared_pair(uint32_t address) {
   float2 value;

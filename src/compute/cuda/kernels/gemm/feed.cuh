@@ -8,6 +8,7 @@
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
 #include "compute/cuda/primitives/mbarrier.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 
 namespace deepflight::gemm_fp8 {
 
@@ -80,9 +81,7 @@ class Feed {
   }
   __device__ __forceinline__ int read() const {
     barrier_wait(full(slot_), parity_);
-    int number;
-    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(number) : "r"(place(slot_)) : "memory");
-    return number;
+    return static_cast<int>(load_shared_word(place(slot_)));
   }
   __device__ __forceinline__ void arrive_empty() const {
     if constexpr (kConfig.cluster() == 1) {

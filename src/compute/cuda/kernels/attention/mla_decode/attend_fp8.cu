@@ -219,7 +219,7 @@ __device__ __forceinline__ void sum_page(Summing& w, int count, Outputs& o) {
   const Stage stage = w.stage;
   float sum[32];
   barrier_wait(w.shared.weighed(stage.index), stage.parity);
-  const uint32_t moved = load_word(w.shared.moved(stage.index));
+  const uint32_t moved = load_shared_word(w.shared.moved(stage.index));
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
     issue_outputs(sum, w.values[m % 2], w.weights, stage.index);

@@ -141,12 +141,6 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   }
 }
 
-__device__ inline uint32_t load_word(uint32_t address) {
-  uint32_t word;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
-  return word;
-}
-
 // Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
 __device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
   if (moved == 0) return;

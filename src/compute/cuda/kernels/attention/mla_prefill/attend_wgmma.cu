@@ -10,6 +10,7 @@
 #include "compute/cuda/kernels/attention/mla_prefill/kernels.h"
 #include "compute/cuda/primitives/math.cuh"
 #include "compute/cuda/primitives/mma.cuh"
+#include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/runtime/tensor_map.h"
 
 namespace deepflight::cuda_mla_prefill {
@@ -375,7 +376,7 @@ __device__ void consume(const WgmmaParams& p, const Shared& shared, int group) {
     barrier_wait(shared.query_full(), i & 1);
     int index = 0;
     if (threadIdx.x % 32 == 0) {  // the lane that will say that the warp is done with the tile
-      asm volatile("ld.shared.s32 %0, [%1];" : "=r"(index) : "r"(shared.tile()) : "memory");
+      index = static_cast<int>(load_shared_word(shared.tile()));
     }
     index = __shfl_sync(0xffffffffu, index, 0);
     if (index < 0) return;
