@@ -217,8 +217,9 @@ struct Multiplier {
   }
 
   // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. While
-  // it is multiplied this block's scales are read, while it is added the next block is asked for.
-  // `kActive`: repeats that have rows of the tile.
+  // a block's last is added the next block is asked for. Scales are read ahead of the products:
+  // behind the first one's start the compiler would let the rest of it wait for them. `kActive`:
+  // repeats that have rows of the tile.
   template <int kActive, int kBorder>
   __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
                                                  Product (&sums)[kRepeats]) {
