@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "compute/cuda/cuda_backend.h"
@@ -64,6 +65,7 @@ struct CudaBackend::Impl {
   explicit Impl(const CudaBackendConfig& config)
       : config(config), next_tile(allocate_device(4)), uploader(config.upload_threads) {
     CUDA_CHECK(cudaMemset(next_tile.data(), 0, 4));
+    if (config.cublaslt_fp8) cublaslt_fp8_gemm.emplace();
   }
 
   // For prepare_kernels(). `stacked`: what a group's matrix is made of.
@@ -106,7 +108,7 @@ struct CudaBackend::Impl {
   Uploader uploader;
   std::vector<Fp8GemmUse> fp8_uses;  // shapes of the FP8 matrices packed so far
   Bf16Gemm bf16_gemm;
-  CublasltFp8Gemm cublaslt_fp8_gemm;
+  std::optional<CublasltFp8Gemm> cublaslt_fp8_gemm;  // if it is to be used
 };
 
 // The FP8 form of rows as the kernels take it.

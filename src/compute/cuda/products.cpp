@@ -85,9 +85,9 @@ void CudaBackend::Impl::launch(Lane& lane, Bf16GemmProblem problem) {
 }
 
 void CudaBackend::Impl::launch(Lane& lane, const Fp8GemmProblem& problem) {
-  if (config.cublaslt_fp8 && problem.num_groups == 0) {
+  if (cublaslt_fp8_gemm && problem.num_groups == 0) {
     void* workspace = lane.product.get(CublasltFp8Gemm::workspace_bytes(problem.m, problem.k));
-    if (cublaslt_fp8_gemm.launch(problem, workspace, lane.stream.get())) return;
+    if (cublaslt_fp8_gemm->launch(problem, workspace, lane.stream.get())) return;
   }
   launch_fp8_gemm(problem, lane.stream.get());
 }
@@ -119,7 +119,7 @@ bool CudaBackend::Impl::multiply_fused(Lane& lane, const Rows& x,
   if (matrices.parts.size() != 1 || !matrices.parts[0].fp8 || !activated.fp8 || activated.values) {
     return false;
   }
-  if (config.cublaslt_fp8 && offsets == nullptr) return false;
+  if (cublaslt_fp8_gemm && offsets == nullptr) return false;
   if (x.dim(0) == 0) return true;
   Fp8GemmProblem problem = fp8_problem(x, matrices.parts[0], offsets, next_tile);
   problem.activated = fp8_rows(activated);
