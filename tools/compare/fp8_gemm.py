@@ -8,8 +8,8 @@
 
 A line of the peer's file: groups, m, n, k and one or more times in us, of which the least counts.
 
-Both must multiply the same: at its power limit a GPU takes some 5 % longer over larger values, or without a rest
-before a case. Ours are e4m3 of normal values of deviation 40 and scales of 0.01 exp(0.3 z); GEMM_REST_MS=30 rests.
+Both must multiply the same: at its power limit a GPU takes up to a tenth longer over larger values, or without a
+rest before a case. Ours are e4m3 of normal values of deviation 40 and scales of 0.01 exp(0.3 z); GEMM_REST_MS=30 rests.
 """
 
 import argparse
