@@ -1,14 +1,12 @@
 // A copy larger than the L2, and cuBLASLt's products on random operands; medians of a few runs.
 #include "compute/cuda/ceilings.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <functional>
 #include <random>
-#include <string>
 #include <vector>
 
+#include "compute/cuda/runtime/cublaslt.h"
 #include "compute/cuda/runtime/memory.h"
 #include "compute/cuda/runtime/stream.h"
 #include "tensor/float_formats.h"
@@ -18,11 +16,6 @@ namespace {
 
 constexpr int64_t kSize = 8192;  // of the products
 constexpr int64_t kCopyBytes = int64_t{384} << 20;
-
-void check(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw DeviceError(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusName(status));
-}
 
 class Timer {
  public:
@@ -94,47 +87,20 @@ double measure_product(const Stream& stream, Timer& timer, bool fp8) {
   const Buffer scale = allocate_device(sizeof(float));
   CUDA_CHECK(cudaMemcpy(scale.data(), one.data(), sizeof(float), cudaMemcpyHostToDevice));
 
-  cublasLtHandle_t handle = nullptr;
-  cublasLtMatmulDesc_t product = nullptr;
-  cublasLtMatrixLayout_t in_layout = nullptr, out_layout = nullptr;
-  cublasLtMatmulPreference_t preference = nullptr;
-  check(cublasLtCreate(&handle), "handle");
-  check(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product");
-  const cublasOperation_t transpose = CUBLAS_OP_T;
-  check(cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
-                                       sizeof(transpose)),
-        "product");
+  CublasltProducts products(kWorkspaceBytes);
   if (fp8) {
-    const void* pointer = scale.data();
-    for (const auto attribute :
-         {CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER}) {
-      check(cublasLtMatmulDescSetAttribute(product, attribute, &pointer, sizeof(pointer)), "scale");
-    }
+    products.set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scale.data());
+    products.set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scale.data());
   }
   const cudaDataType in_type = fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
-  check(cublasLtMatrixLayoutCreate(&in_layout, in_type, kSize, kSize, kSize), "layout");
-  check(cublasLtMatrixLayoutCreate(&out_layout, CUDA_R_16BF, kSize, kSize, kSize), "layout");
-  check(cublasLtMatmulPreferenceCreate(&preference), "preference");
-  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
-        "preference");
-  cublasLtMatmulHeuristicResult_t result{};
-  int count = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle, product, in_layout, in_layout, out_layout,
-                                       out_layout, preference, 1, &result, &count),
-        "heuristic");
-  const float alpha = 1.0f, beta = 0.0f;
+  CublasltPlan plan{.w = {in_type, kSize, kSize, kSize},
+                    .x = {in_type, kSize, kSize, kSize},
+                    .out = {CUDA_R_16BF, kSize, kSize, kSize}};
+  products.plan(plan);
+  if (!plan.supported) throw DeviceError("cuBLASLt: no kernel to measure its rate with");
   const double seconds = timer.median_seconds(stream, [&] {
-    check(cublasLtMatmul(handle, product, &alpha, a.data(), in_layout, b.data(), in_layout, &beta,
-                         out.data(), out_layout, out.data(), out_layout, &result.algo,
-                         workspace.data(), kWorkspaceBytes, stream.get()),
-          "product");
+    products.launch(plan, a.data(), b.data(), out.data(), workspace.data(), stream.get());
   });
-  cublasLtMatmulPreferenceDestroy(preference);
-  cublasLtMatrixLayoutDestroy(in_layout);
-  cublasLtMatrixLayoutDestroy(out_layout);
-  cublasLtMatmulDescDestroy(product);
-  cublasLtDestroy(handle);
   const auto size = static_cast<double>(kSize);
   return 2 * size * size * size / seconds;
 }

@@ -1,25 +1,17 @@
-// cuBLASLt: column-major, so the transpose of the product is asked for: out^T = w * x^T.
+// cuBLASLt where it has a kernel for shape and alignment.
 #include "compute/cuda/kernels/gemm_bf16/launch.h"
-
-#include <cublasLt.h>
 
 #include <algorithm>
 #include <array>
 #include <initializer_list>
-#include <map>
 
 #include "base/check.h"
 #include "compute/cuda/kernels/gemm_bf16/kernels.h"
+#include "compute/cuda/runtime/cublaslt.h"
 #include "compute/cuda/runtime/device.h"
 
 namespace deepflight {
 namespace {
-
-void check(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    throw DeviceError(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusName(status));
-  }
-}
 
 // Everything that an algorithm may depend on: shape, strides and the alignment of the pointers.
 using Key = std::array<int64_t, 12>;
@@ -45,87 +37,28 @@ Key key_of(const Bf16GemmProblem& p) {
           pointers};
 }
 
-class Layout {
- public:
-  Layout(cudaDataType type, int64_t rows, int64_t columns, int64_t stride, int64_t batch,
-         int64_t batch_stride) {
-    check(cublasLtMatrixLayoutCreate(&layout, type, rows, columns, stride), "layout");
-    if (batch > 1) {
-      const auto count = static_cast<int32_t>(batch);
-      check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
-                                             sizeof(count)),
-            "batch");
-      check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                                             &batch_stride, sizeof(batch_stride)),
-            "batch");
-    }
-  }
-  Layout(const Layout&) = delete;
-  Layout& operator=(const Layout&) = delete;
-  ~Layout() { cublasLtMatrixLayoutDestroy(layout); }
-
-  cublasLtMatrixLayout_t layout = nullptr;
-};
-
-struct Plan {
-  explicit Plan(const Bf16GemmProblem& p)
-      : w(CUDA_R_16BF, p.k, p.n, p.w_stride, p.batch, p.w_batch_stride),
-        x(CUDA_R_16BF, p.k, p.m, p.x_stride, p.batch, p.x_batch_stride),
-        out(p.out_f32 ? CUDA_R_32F : CUDA_R_16BF, p.n, p.m, p.out_stride, p.batch,
-            p.out_batch_stride) {}
-
-  Layout w, x, out;
-  bool supported = false;
-  cublasLtMatmulAlgo_t algo{};
-};
+CublasltPlan matrices_of(const Bf16GemmProblem& p) {
+  return {.w = {CUDA_R_16BF, p.n, p.k, p.w_stride, p.batch, p.w_batch_stride},
+          .x = {CUDA_R_16BF, p.m, p.k, p.x_stride, p.batch, p.x_batch_stride},
+          .out = {p.out_f32 ? CUDA_R_32F : CUDA_R_16BF, p.m, p.n, p.out_stride, p.batch,
+                  p.out_batch_stride}};
+}
 
 }  // namespace
 
 struct Bf16Gemm::Impl {
   Impl() {
-    check(cublasLtCreate(&handle), "handle");
-    check(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product");
-    const cublasOperation_t transpose = CUBLAS_OP_T;
-    check(cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
-                                         sizeof(transpose)),
-          "product");
-    check(cublasLtMatmulPreferenceCreate(&preference), "preference");
-    const size_t workspace = kWorkspaceBytes;
-    check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                               &workspace, sizeof(workspace)),
-          "preference");
     // Split sums only through the workspace, never by atomics: the same bits every time.
     const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    check(
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                             &reductions, sizeof(reductions)),
-        "preference");
-  }
-  ~Impl() {
-    cublasLtMatmulPreferenceDestroy(preference);
-    cublasLtMatmulDescDestroy(product);
-    cublasLtDestroy(handle);
+    products.prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
   }
 
-  const Plan& plan_of(const Bf16GemmProblem& problem) {
-    const Key key = key_of(problem);
-    const auto known = plans.find(key);
-    if (known != plans.end()) return *known->second;
-    auto plan = std::make_unique<Plan>(problem);
-    cublasLtMatmulHeuristicResult_t result{};
-    int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle, product, plan->w.layout, plan->x.layout, plan->out.layout, plan->out.layout,
-        preference, 1, &result, &count);
-    plan->supported = status == CUBLAS_STATUS_SUCCESS && count > 0;
-    plan->algo = result.algo;
-    return *plans.emplace(key, std::move(plan)).first->second;
+  const CublasltPlan& plan_of(const Bf16GemmProblem& problem) {
+    return plans.find(products, key_of(problem), [&] { return matrices_of(problem); });
   }
 
-  cublasLtHandle_t handle = nullptr;
-  cublasLtMatmulDesc_t product = nullptr;
-  cublasLtMatmulPreference_t preference = nullptr;
-  std::map<Key, std::unique_ptr<Plan>> plans;
+  CublasltProducts products{kWorkspaceBytes};
+  CublasltPlans<Key> plans;
 };
 
 namespace {
@@ -179,17 +112,13 @@ void Bf16Gemm::launch(const Bf16GemmProblem& p, void* workspace, cudaStream_t st
                        p.out_stride % 8 == 0 && alignment(p.x) == 16 && alignment(p.w) == 16 &&
                        alignment(p.out) == 16 && p.x_batch_stride % 8 == 0 &&
                        p.w_batch_stride % 8 == 0 && p.out_batch_stride % 8 == 0;
-  const Plan* plan = aligned ? &impl_->plan_of(p) : nullptr;
+  const CublasltPlan* plan = aligned ? &impl_->plan_of(p) : nullptr;
   if (plan == nullptr || !plan->supported) {
     gemm_bf16::launch_generic(p, stream);
     CUDA_CHECK(cudaGetLastError());
     return;
   }
-  const float one = 1.0f, zero = 0.0f;
-  check(cublasLtMatmul(impl_->handle, impl_->product, &one, p.w, plan->w.layout, p.x,
-                       plan->x.layout, &zero, p.out, plan->out.layout, p.out, plan->out.layout,
-                       &plan->algo, workspace, kWorkspaceBytes, stream),
-        "product");
+  impl_->products.launch(*plan, p.w, p.x, p.out, workspace, stream);
 }
 
 }  // namespace deepflight
