@@ -39,7 +39,6 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
   constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
-  constexpr int kStagedBytes = kRepeats * 16 * kConfig.columns * 2;  // of a warp
   Tiles<kConfig, true> tiles(p, shared, before);
   const Schedule<kConfig>& schedule = tiles.schedule;
   Tile tile;
@@ -65,8 +64,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
     } else if constexpr (kConfig.staged) {
-      store_staged<kConfig>(p, tile, left, shared.base + (warpgroup * 4 + warp) * kStagedBytes,
-                            active, sums);
+      store_staged<kConfig>(p, tile, left, shared.base, warpgroup * 4 + warp, active, sums);
     } else {
       store_part<kConfig>(p, tile, left, sums[0]);
       if constexpr (kRepeats == 2) {

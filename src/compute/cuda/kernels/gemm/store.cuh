@@ -111,19 +111,23 @@ __device__ __forceinline__ void send_rows(const Params& p, const Tile& tile, int
 }
 
 // Stores a tile that is staged: whole sixteens of rows by the copy engine, while the warp goes on,
-// the others directly. `left`: the warp's first row of the first repeat.
+// the others directly. `warp`: of those that multiply; `left`: its first row of the first repeat.
 template <Config kConfig>
 __device__ __forceinline__ void store_staged(
-    const Params& p, const Tile& tile, int left, uint32_t staging, int active,
+    const Params& p, const Tile& tile, int left, uint32_t staging, int warp, int active,
     const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
   constexpr int kRepeats = kConfig.repeats();
   constexpr int kBytes = kConfig.columns / 64 * kConfig.staged_box_bytes();  // of a repeat
-  if (elect_lane()) wait_for_box_reads();                                    // the last tile's
+  staging += warp * kRepeats * kBytes;
+  const auto row_of = [&](int repeat) {
+    return tile.first_row + left + repeat * kConfig.left_warpgroups() * 64;
+  };
+  if (elect_lane()) wait_for_box_reads();  // the last tile's
   __syncwarp();
   bool sent[kRepeats];
 #pragma unroll
   for (int r = 0; r < kRepeats; ++r) {
-    const int row = tile.first_row + left + r * kConfig.left_warpgroups() * 64;
+    const int row = row_of(r);
     // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
     const bool whole = !kConfig.grouped || (row >= tile.begin_row && row + 16 <= tile.end_row);
     sent[r] = r < active && whole && p.out_alignment == 16;
@@ -138,8 +142,7 @@ __device__ __forceinline__ void store_staged(
   if (!elect_lane()) return;
 #pragma unroll
   for (int r = 0; r < kRepeats; ++r) {
-    const int row = tile.first_row + left + r * kConfig.left_warpgroups() * 64;
-    if (sent[r]) send_rows<kConfig>(p, tile, row, staging + r * kBytes);
+    if (sent[r]) send_rows<kConfig>(p, tile, row_of(r), staging + r * kBytes);
   }
   commit_boxes();
 }
