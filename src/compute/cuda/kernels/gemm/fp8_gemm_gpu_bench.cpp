@@ -90,10 +90,14 @@ Config config_for(const Shape& shape) {
   return chosen_config(shape);
 }
 
+// Of weights of so many bytes, in rotation.
+int64_t copies_of(int64_t bytes) {
+  return static_cast<int64_t>(kWantedBytes / static_cast<double>(bytes)) + 1;
+}
+
 void run(const Case& c) {
   const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
-  const double weights = static_cast<double>(groups * c.n * c.k);
-  const int64_t copies = std::max<int64_t>(1, static_cast<int64_t>(kWantedBytes / weights) + 1);
+  const int64_t copies = copies_of(groups * c.n * c.k);
   const Operands o(c.m, c.n, c.k, c.rows, copies, false);
   const DeviceArray<uint16_t> out(c.m * c.n);
   const Shape shape = shape_of(o.problem(out.data(), c.n));
@@ -122,7 +126,7 @@ void print_machine() {
              current_machine().dram_bytes_per_us * 1e-6);
 }
 
-// Of the file GEMM_CASES; empty without one.
+// Of the file GEMM_CASES; empty without one, or with one that is wrong, which is a failure.
 std::vector<Case> cases_of_file() {
   const char* path = std::getenv("GEMM_CASES");
   if (path == nullptr) return {};
@@ -132,7 +136,10 @@ std::vector<Case> cases_of_file() {
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
     Case c{};
-    EXPECT_TRUE(fields >> c.m >> c.n >> c.k) << line;
+    if (!(fields >> c.m >> c.n >> c.k)) {
+      ADD_FAILURE() << line;
+      return {};
+    }
     for (int32_t rows; fields >> rows;) c.rows.push_back(rows);
     cases.push_back(c);
   }
@@ -154,8 +161,7 @@ TEST(Fp8GemmBench, Cublaslt) {
   CublasltFp8Gemm cublaslt;
   for (const Case& c : cases) {
     if (!c.rows.empty()) continue;
-    const auto weights = static_cast<double>(c.n * c.k);
-    const auto copies = static_cast<int64_t>(kWantedBytes / weights) + 1;
+    const int64_t copies = copies_of(c.n * c.k);
     const Operands o(c.m, c.n, c.k, {}, copies, false);
     const DeviceArray<uint16_t> out(c.m * c.n);
     const DeviceArray<uint8_t> workspace(CublasltFp8Gemm::workspace_bytes(c.m, c.k));
