@@ -366,7 +366,7 @@ Status write_report(const BenchAccuracyOptions& options, const Report& report) {
       {"output_tokens_per_s", static_cast<double>(report.all.num_output_tokens) / report.seconds},
       {"mistakes", report.mistakes},
   };
-  if (options.engine.device.deterministic) json["deterministic"] = true;
+  note_options(options.engine.device, &json);
   for (const auto& [kind, score] : report.kinds) json["kinds"][kind] = score.json();
   if (options.engine.mtp.draft_len > 0) {
     json["drafts"] = drafts_json(report.drafts, options.engine.mtp);

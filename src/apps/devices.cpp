@@ -23,6 +23,13 @@ Device open_cpu(const DeviceOptions& options) {
 
 }  // namespace
 
+void note_options(const DeviceOptions& options, nlohmann::json* report) {
+  if (options.deterministic) (*report)["deterministic"] = true;
+  if (options.fp8_gemm_backend != "auto") {
+    (*report)["fp8_gemm_backend"] = options.fp8_gemm_backend;
+  }
+}
+
 #ifdef DF_CUDA
 
 namespace {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ struct Device {
   bool is_cuda = false;
   int64_t memory_bytes = 0;  // of the machine, or the GPU's own
 };
+
+// Tells a report of options that change results or times, where they are not the defaults.
+void note_options(const DeviceOptions& options, nlohmann::json* report);
 
 // Error: kInvalidArgument for a device that this build or this machine does not have.
 Result<Device> open_device(const DeviceOptions& options);

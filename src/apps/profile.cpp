@@ -216,10 +216,7 @@ Status run_profile(const ProfileOptions& options) {
                              {"bf16_flops_per_second", rates.bf16_flops_per_second},
                              {"fp8_flops_per_second", rates.fp8_flops_per_second},
                              {"steps", std::move(profiles)}};
-    if (options.engine.device.deterministic) report["deterministic"] = true;
-    if (options.engine.device.fp8_gemm_backend != "auto") {
-      report["fp8_gemm_backend"] = options.engine.device.fp8_gemm_backend;
-    }
+    note_options(options.engine.device, &report);
     const MtpOptions& mtp = options.engine.mtp;
     if (mtp.draft_len > 0) report["mtp"] = mtp.draft_len;
     if (mtp.simulated_acceptance >= 0) report["simulated_acceptance"] = mtp.simulated_acceptance;

@@ -19,7 +19,7 @@ import sys
 RULE_ROWS, RULE_CONTEXT, RULE_DRAFTS = 32, 4096, 1
 SLACK = 1.10
 MIN_BUSY = 0.98
-SAME = ("device", "model", "num_layers", "kv_cache_dtype", "deterministic")
+SAME = ("device", "model", "num_layers", "kv_cache_dtype", "deterministic", "fp8_gemm_backend")
 
 
 class BadFile(Exception):
