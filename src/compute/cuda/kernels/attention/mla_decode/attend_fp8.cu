@@ -90,6 +90,7 @@ __device__ inline void make_weights(const Weighing& w, const Rows& rows, int pag
 __device__ inline void finish_rows(const Inputs& in, const Fp8Shared& shared, int turn,
                                    const Segment& segment, const Rows& rows,
                                    const RowState& state) {
+  wait_for_previous_kernel();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = rows.row + 8 * r;
@@ -153,38 +154,70 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
+// Where a row of the tile goes, and by what its sums are to be multiplied. A lane finds it out for
+// rows `lane` and `lane` + 32 and tells the others: code that runs once a segment costs its length.
+struct RowResults {
+  void* out[2];  // null: not a row of the sequence
+  float factor[2];
+
+  __device__ RowResults(const Inputs& in, const Fp8Shared& shared, int turn,
+                        const Segment& segment) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int local = lane + 32 * i;
+      const float sum = segment.num_pages > 0 ? load_shared(shared.sums(turn) + local * 4) : 0.0f;
+      factor[i] = sum > 0.0f ? __fdividef(in.output_scale, sum) : 0.0f;
+      const int row = segment.first_row() + local;
+      const int token = row / in.num_heads, head = row - token * in.num_heads;
+      if (token >= segment.num_queries) {
+        out[i] = nullptr;
+      } else if (segment.partial >= 0) {
+        out[i] = in.partials + (int64_t{segment.partial} * kTileRows + local) * kLatentDim;
+      } else {
+        out[i] = in.out + int64_t{segment.first_token + token} * in.out_stride +
+                 int64_t{head} * in.out_head_stride;
+      }
+    }
+  }
+  __device__ float factor_of(int row, int which) const {
+    return __shfl_sync(0xffffffffu, factor[which], row);
+  }
+  __device__ void* out_of(int row, int which) const {
+    return reinterpret_cast<void*>(
+        __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(out[which]), row));
+  }
+};
+
+template <bool kPartial>
+__device__ inline void store_rows(const RowResults& rows, int half, const Outputs& o) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int pair = half * 128 + warp * 8 + lane / 4;  // of columns
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int row = i / 2 % 4 * 8 + i % 2 + lane % 4 * 2;  // of 32
+    const float factor = rows.factor_of(row, i / 8);
+    void* out = rows.out_of(row, i / 8);
+    if (out == nullptr) continue;
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const float* sums = o[m] + i / 2 * 4 + i % 2;
+      static_cast<uint32_t*>(out)[pair + 32 * m] =
+          pack_results(sums[0] * factor, sums[2] * factor, kPartial);
+    }
+  }
+}
+
 // Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones.
 __device__ inline void store_outputs(const Inputs& in, const Fp8Shared& shared, int turn,
                                      const Segment& segment, int half, const Outputs& o) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int column = half * 256 + warp * 16 + lane / 4 * 2;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int pair = 8 * i + lane % 4 * 2;
-    float2 sums = load_shared_pair(shared.sums(turn) + pair * 4);
-    if (segment.num_pages == 0) sums = make_float2(0.0f, 0.0f);
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const float sum = e == 0 ? sums.x : sums.y;
-      const float factor = sum > 0.0f ? __fdividef(in.output_scale, sum) : 0.0f;
-      const int row = segment.first_row() + pair + e;
-      const int token = row / in.num_heads;
-      if (token >= segment.num_queries) continue;
-      float* partial =
-          in.partials + (int64_t{segment.partial} * kTileRows + pair + e) * kLatentDim + column;
-      __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
-                           int64_t{row - token * in.num_heads} * in.out_head_stride + column;
-#pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        const float low = o[m][4 * i + e] * factor, high = o[m][4 * i + 2 + e] * factor;
-        if (segment.partial >= 0) {
-          *reinterpret_cast<float2*>(partial + 64 * m) = make_float2(low, high);
-        } else {
-          *reinterpret_cast<uint32_t*>(out + 64 * m) = pack_bf16(low, high);
-        }
-      }
-    }
+  wait_for_previous_kernel();
+  const RowResults rows(in, shared, turn, segment);
+  if (segment.partial >= 0) {
+    store_rows<true>(rows, half, o);
+  } else {
+    store_rows<false>(rows, half, o);
   }
 }
 
@@ -213,9 +246,8 @@ struct Summing {
   }
 };
 
-// A page's part of the outputs. With kNext another follows, of which `count` keys are defined.
-template <bool kNext>
-__device__ __forceinline__ void sum_page(Summing& w, int count, Outputs& o) {
+// A page's part of the outputs. If another `follows`, `count` of its keys are defined.
+__device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Outputs& o) {
   const Stage stage = w.stage;
   float sum[32];
   barrier_wait(w.shared.weighed(stage.index), stage.parity);
@@ -229,7 +261,7 @@ __device__ __forceinline__ void sum_page(Summing& w, int count, Outputs& o) {
     }
     if (m == 3) {
       w.stage = stage.next();
-      if (kNext) w.begin_page(count);
+      if (follows) w.begin_page(count);
     }
     wgmma_wait<0>();
     pin(sum);
@@ -255,11 +287,10 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
       int count = segment.kv_len - segment.first_page * kPageTokens;
       w.begin_page(count);
 #pragma unroll 1
-      for (int rest = segment.num_pages; rest > 1; --rest) {
+      for (int rest = segment.num_pages; rest > 0; --rest) {
         count -= kPageTokens;
-        sum_page<true>(w, count, o);
+        sum_page(w, rest > 1, count, o);
       }
-      sum_page<false>(w, 0, o);
     }
     segments.read(segment);  // again, rather than keep it
     store_outputs(p.in, shared, turn, segment, half, o);
@@ -283,7 +314,6 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
   }
   __syncthreads();
   allow_next_kernel();  // the combination's blocks come as these leave
-  wait_for_previous_kernel();
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp < 8) {
     raise_registers<kSumRegisters>();
@@ -299,7 +329,7 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
 
 }  // namespace
 
-cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, float* partials,
+cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, __half* partials,
                               float* lse, cudaStream_t stream) {
   Fp8Params p;
   if (!encode_pool_map(p.wide, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B) ||

@@ -105,6 +105,7 @@ __device__ inline bool take_offsets(const Shared& shared, int odd, const Rows& r
 __device__ inline void finish(const Params& p, const Shared& shared, const Segment& segment,
                               const Rows& rows, int half, int turn, const RowState& state,
                               const float (&o)[128]) {
+  wait_for_previous_kernel();
   float sum[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -260,7 +261,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   allow_next_kernel();  // the combination's blocks come as these leave
-  wait_for_previous_kernel();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp < 8) {
     raise_registers<kHalf ? 224 : 232>();
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, float* partials,
+cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, __half* partials,
                                 float* lse, cudaStream_t stream) {
   Params p;
   p.in = make_inputs(problem, partials, lse);

@@ -11,7 +11,7 @@ namespace {
 
 int num_sms() { return std::min(DeviceInfo::current().num_sms, kMaxParts); }
 
-int64_t partial_floats() { return int64_t{2} * num_sms() * kTileRows * kLatentDim; }
+int64_t partial_rows() { return int64_t{2} * num_sms() * kTileRows; }
 
 bool aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
@@ -19,8 +19,8 @@ bool aligned(const void* pointer, int64_t bytes) {
 
 void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
   CHECK(aligned(p.metadata, 16) && aligned(p.scratch, 16));
-  auto* partials = static_cast<float*>(p.scratch);
-  float* lse = partials + partial_floats();
+  auto* partials = static_cast<__half*>(p.scratch);
+  auto* lse = reinterpret_cast<float*>(partials + partial_rows() * kLatentDim);
   const auto launch = p.format == PageFormat::kF8E4M3 ? launch_attend_fp8 : launch_attend_wgmma;
   CUDA_CHECK(launch(p, num_sms(), partials, lse, stream));
   CUDA_CHECK(launch_combine(p, num_sms(), partials, lse, stream));
@@ -43,8 +43,8 @@ int64_t mla_decode_metadata_bytes(int64_t max_sequences, int64_t max_tokens, int
 }
 
 int64_t mla_decode_scratch_bytes() {
-  const int64_t lse_floats = int64_t{2} * num_sms() * kTileRows;
-  return (partial_floats() + lse_floats) * static_cast<int64_t>(sizeof(float));
+  return partial_rows() *
+         static_cast<int64_t>(kLatentDim * sizeof(__half) + sizeof(float));  // and lse
 }
 
 void prepare_mla_decode(const MlaDecodeProblem& p, void* metadata, cudaStream_t stream) {

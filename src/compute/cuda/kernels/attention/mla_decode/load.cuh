@@ -80,7 +80,7 @@ __device__ inline void load_page_box(const Params& p, const Shared& shared, int 
   }
 }
 
-// One warp: the pages.
+// One warp: the pages, the settled ones before the kernel before this one has ended.
 template <bool kHalf>
 __device__ void load_pages(const Params& p, const Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -109,6 +109,7 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
         const int odd = i % 2;
         const uint32_t parity = parities >> odd & 1;
         parities ^= 1u << odd;
+        if (i >= segment.settled_pages()) wait_for_previous_kernel();
         barrier_wait(shared.empty(odd, odd), parity);
         if (kHalf) {
           barrier_arrive_expect(shared.scales_full(odd), kTileRows * kScaleBytes);
@@ -245,6 +246,7 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
     if (segment.num_pages == 0) continue;
     barrier_wait(shared.query_empty(), query_parity);
     query_parity ^= 1;
+    wait_for_previous_kernel();
     load_queries<kHalf>(p.in, shared, segment);
 #pragma unroll 1
     for (int i = 0; kHalf && i < segment.num_pages; ++i) {

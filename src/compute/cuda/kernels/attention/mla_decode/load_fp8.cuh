@@ -12,6 +12,7 @@ namespace deepflight::cuda_mla_decode {
 constexpr int kFp8RopeOffset = 4 * kBoxBytes;
 constexpr int kFp8PageBytes = kFp8RopeOffset + kBoxBytes / 2;
 constexpr int kStages = 5;
+constexpr int kEarlyPages = 2;  // that come ahead of the queries
 // Queries come through the ring too, as BF16: so many rows are as large as a page.
 constexpr int kQueryRows = kTileRows / 2;
 constexpr int kQueryBytes = kTokenDim * 2;
@@ -95,10 +96,24 @@ __device__ inline Stage load_queries(const Inputs& in, const Fp8Shared& shared,
   return stage;
 }
 
-// One warp: the queries and pages.
+__device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, int page,
+                                 const Stage& stage) {
+  const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
+  barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
+  barrier_arrive_expect(full, kFp8PageBytes);
+#pragma unroll
+  for (int box = 0; box < 4; ++box) {
+    load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page);
+  }
+  load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page);
+}
+
+// One warp: the queries and pages. The first settled pages, behind the queries in the ring, come
+// before the kernel before this one has ended.
 __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Stage stage;
+  bool begins = true;
   Segments segments(p.in);
   Segment segment;
   while (segments.next(segment)) {
@@ -106,7 +121,22 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
                            int64_t{max(segment.slot_id, 0)} * p.in.page_table_stride +
                            segment.first_page;
     int ids = lane < segment.num_pages ? table[lane] : 0, next_ids = 0;
-    if (segment.num_pages > 0) stage = load_queries(p.in, shared, segment, stage);
+    if (segment.num_pages == 0) continue;
+    int early = 0;
+    if (begins) {
+      const int places = query_stages(p.in, segment);
+      early = min(min(segment.settled_pages(), segment.num_pages), kEarlyPages);
+      Stage ahead = stage.next(places);
+#pragma unroll 1
+      for (int i = 0; i < early; ++i, ahead = ahead.next()) {
+        const int page = __shfl_sync(0xffffffffu, ids, i);
+        if (elect_lane()) load_page(p, shared, page, ahead);
+        __syncwarp();
+      }
+      begins = false;
+    }
+    wait_for_previous_kernel();
+    stage = load_queries(p.in, shared, segment, stage);
 #pragma unroll 1
     for (int i = 0; i < segment.num_pages; ++i) {
       if (i % 32 == 0) {
@@ -114,16 +144,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
         next_ids = i + 32 + lane < segment.num_pages ? table[i + 32 + lane] : 0;
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
-      if (elect_lane()) {
-        const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
-        barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
-        barrier_arrive_expect(full, kFp8PageBytes);
-#pragma unroll
-        for (int box = 0; box < 4; ++box) {
-          load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page);
-        }
-        load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page);
-      }
+      if (i >= early && elect_lane()) load_page(p, shared, page, stage);
       __syncwarp();
       stage = stage.next();
     }
@@ -159,27 +180,29 @@ __device__ inline Bf16x8 load_shared_8(uint32_t address) {
 }
 
 // Row `row` of the tile, BF16 at `source`, by eight neighbouring threads, `part` of them: 8 of each
-// 64 columns. Read twice rather than kept, registers are few.
+// 64 columns.
 __device__ inline void round_query(const Fp8Shared& shared, uint32_t source, int row, int part,
                                    bool valid) {
-  __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
-  source += part * 16;
-#pragma unroll 3
-  for (int i = 0; i < 9; ++i) {
-    const Bf16x8 values = valid ? load_shared_8(source + i * 128) : Bf16x8{};
+  Bf16x8 values[9];
+  __nv_bfloat162 largest[4];
 #pragma unroll
-    for (const __nv_bfloat162& pair : values.pairs) {
-      largest = __hmax2(largest, __habs2(pair));  // of NaN and x: x
+  for (int i = 0; i < 9; ++i) {
+    values[i] = valid ? load_shared_8(source + part * 16 + i * 128) : Bf16x8{};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const __nv_bfloat162 found = __habs2(values[i].pairs[j]);
+      largest[j] = i == 0 ? found : __hmax2(largest[j], found);  // of NaN and x: x
     }
   }
-  float found = fmaxf(__low2float(largest), __high2float(largest));
+  largest[0] = __hmax2(__hmax2(largest[0], largest[1]), __hmax2(largest[2], largest[3]));
+  float found = fmaxf(__low2float(largest[0]), __high2float(largest[0]));
 #pragma unroll
   for (int i = 1; i < 8; i *= 2) found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, i));
   found = fminf(fmaxf(found, 1e-30f), 3e38f);  // not 0: its scale times -inf were NaN
   const float factor = __fdiv_rn(448.0f, found);
-#pragma unroll 3
+#pragma unroll
   for (int i = 0; i < 9; ++i) {
-    const uint2 rounded = round_8(valid ? load_shared_8(source + i * 128) : Bf16x8{}, factor);
+    const uint2 rounded = round_8(values[i], factor);
     const uint32_t target = i < 8 ? i / 2 * kBoxBytes + wide_chunk(row, i % 2 * 4 + part / 2)
                                   : kFp8RopeOffset + narrow_chunk(row, part / 2);
     asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared.query() + target + part % 2 * 8),

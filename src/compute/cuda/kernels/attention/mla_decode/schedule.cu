@@ -119,12 +119,14 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const auto queries_of = [&](int s) { return in.query_offsets[s + 1] - in.query_offsets[s]; };
 
-  int min_tiles = 1 << 30;
+  int min_tiles = 1 << 30, tile_rows = 0;
   for (int s = thread; s < in.num_sequences; s += kThreads) {
     const int tiles = tiles_of(queries_of(s), in.num_heads);
     if (tiles > 0) min_tiles = min(min_tiles, tiles);
+    tile_rows = max(tile_rows, min(queries_of(s) * in.num_heads, kTileRows));
   }
   min_tiles = block_min(min_tiles, scratch);
+  tile_rows = block_max(tile_rows, scratch);
   const int num_lanes = min(lanes_of(min_tiles == 1 << 30 ? 1 : min_tiles), in.num_sms);
   const int num_parts = min(in.num_sms / num_lanes, kMaxParts);
 
@@ -193,6 +195,7 @@ __global__ void __launch_bounds__(kThreads)
     schedule->num_lanes = num_lanes;
     schedule->num_parts = num_parts;
     schedule->num_split_groups = num_split;
+    schedule->tile_rows = tile_rows;
   }
 }
 

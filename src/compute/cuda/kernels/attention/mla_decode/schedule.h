@@ -52,6 +52,7 @@ struct Schedule {
   int32_t num_lanes;
   int32_t num_parts;
   int32_t num_split_groups;
+  int32_t tile_rows;              // of the fullest tile
   Share shares[kMaxParts];        // of the blocks
   Group split_groups[kMaxParts];  // copies
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/schedule.h"
 #include "compute/cuda/primitives/math.cuh"
@@ -32,15 +33,15 @@ struct Inputs {
   const int32_t* page_table;
   int64_t page_table_stride;
   const Schedule* schedule;
-  float* partials;  // [slot][64][512]
-  float* lse;       // [slot][64], base 2
+  __half* partials;  // [slot][64][512]
+  float* lse;        // [slot][64], base 2
   int num_heads;
   int first_key;
   float score_scale;   // softmax scale, pool scale and log2(e)
   float output_scale;  // of the pool
 };
 
-inline Inputs make_inputs(const MlaDecodeProblem& p, float* partials, float* lse) {
+inline Inputs make_inputs(const MlaDecodeProblem& p, __half* partials, float* lse) {
   const float pool_scale = p.format == PageFormat::kF8E4M3 ? p.kv_scale : 1.0f;
   return {static_cast<const __nv_bfloat16*>(p.q),
           p.q_stride,
@@ -70,6 +71,11 @@ struct Segment {
   int partial;  // the same; < 0: the tile is not split
 
   __device__ int first_row() const { return tile * kTileRows; }
+  // Of its pages, those that no kernel writes any more: what prepare_mla_decode() follows has
+  // written all tokens but the step's own.
+  __device__ int settled_pages() const {
+    return max(kv_len - num_queries, 0) / kPageTokens - first_page;
+  }
 };
 
 // Steps through the segments of a block; every role of the block sees the same ones. Reads them
@@ -212,6 +218,14 @@ __device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
   for (int i = 0; i < 32; ++i) {
     if (first + i / 4 * 8 + i % 2 < begin) s[i] = -INFINITY;
   }
+}
+
+// Two neighbouring results: BF16 of outputs, FP16 of partial ones, whose rounding is lost beside
+// that. A partial one past 65504 becomes infinite.
+__device__ inline uint32_t pack_results(float low, float high, bool is_partial) {
+  if (!is_partial) return pack_bf16(low, high);
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
 }
 
 // Sum over the four threads that share a row.

@@ -75,6 +75,7 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
                                      const float (&o)[128]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const bool is_partial = segment.partial >= 0;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int local = warp * 16 + lane / 4 + 8 * r;
@@ -82,31 +83,24 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
     const int token = row / in.num_heads;
     const bool valid = token < segment.num_queries;
     const float factor = sum[r] > 0.0f ? in.output_scale / sum[r] : 0.0f;
-    if (segment.partial >= 0) {
-      if (!valid) continue;
-      const int64_t at = int64_t{segment.partial} * kTileRows + local;
-      float* out = in.partials + at * 512 + column + lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        *reinterpret_cast<float2*>(out + 8 * i) =
-            make_float2(o[4 * i + 2 * r] * factor, o[4 * i + 2 * r + 1] * factor);
-      }
-      if (column == 0 && lane % 4 == 0) {
-        in.lse[at] = sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
-      }
-      continue;
+    const int64_t partial_row = int64_t{segment.partial} * kTileRows + local;
+    if (is_partial && valid && column == 0 && lane % 4 == 0) {
+      in.lse[partial_row] = sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
     }
-    __nv_bfloat16* out = in.out + int64_t{segment.first_token + token} * in.out_stride +
-                         int64_t{row - token * in.num_heads} * in.out_head_stride + column;
+    const int64_t at = int64_t{segment.first_token + token} * in.out_stride +
+                       int64_t{row - token * in.num_heads} * in.out_head_stride;
+    void* out = is_partial ? static_cast<void*>(in.partials + partial_row * kLatentDim + column)
+                           : in.out + at + column;
 #pragma unroll
     for (int i = 0; i < 32; i += 4) {
       uint32_t pairs[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        pairs[j] = pack_bf16(o[4 * (i + j) + 2 * r] * factor, o[4 * (i + j) + 2 * r + 1] * factor);
+        pairs[j] = pack_results(o[4 * (i + j) + 2 * r] * factor,
+                                o[4 * (i + j) + 2 * r + 1] * factor, is_partial);
       }
       const uint4 columns = transpose_quad(pairs);
-      if (valid) *reinterpret_cast<uint4*>(out + 8 * (i + lane % 4)) = columns;
+      if (valid) static_cast<uint4*>(out)[i + lane % 4] = columns;
     }
   }
 }
