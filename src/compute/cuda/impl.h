@@ -112,7 +112,8 @@ struct CudaBackend::Impl {
 };
 
 // The FP8 form of rows as the kernels take it.
-static_assert(Rows::kFp8RowsBeyond == Fp8Rows::kRowsBeyond);
+static_assert(Rows::kFp8RowsBeyond == Fp8Rows::kRowsBeyond &&
+              Rows::kFp8ScalesBeyond == Fp8Rows::kScalesBeyond);
 inline Fp8Rows fp8_rows(const Rows& rows) {
   if (!rows.fp8) return {};
   return {static_cast<uint8_t*>(rows.fp8.raw()), rows.fp8.stride(0),

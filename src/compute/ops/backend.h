@@ -47,10 +47,13 @@ struct Rows {
   // A product may read as many rows of `fp8` past the last (copies take whole tiles), so they
   // are memory too, whatever stands there.
   static constexpr int64_t kFp8RowsBeyond = 127;
+  // And of each block's scales.
+  static constexpr int64_t kFp8ScalesBeyond = 31;
 
-  TensorView values;      // [num_rows, features], activation dtype
-  TensorView fp8;         // F8E4M3 [num_rows, features]
-  TensorView fp8_scales;  // F32 [ceil(features / 128), rows rounded up to 4]: by block, then row
+  TensorView values;  // [num_rows, features], activation dtype
+  TensorView fp8;     // F8E4M3 [num_rows, features]
+  // F32 [ceil(features / 128), rows and kFp8ScalesBeyond rounded up to 32]: by block, then row.
+  TensorView fp8_scales;
 
   int64_t dim(int i) const { return values.dim(i); }
   Rows first_rows(int64_t num_rows) const {

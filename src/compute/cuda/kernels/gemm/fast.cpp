@@ -44,8 +44,11 @@ void encode_values(CUtensorMap& map, const uint8_t* base, int64_t k, int64_t row
          CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
+// F32 [blocks][stride] by boxes of a block's `box_rows`; those past `rows`, up to a multiple of 32,
+// are read too.
 void encode_scales(CUtensorMap& map, const float* base, int64_t rows, int64_t blocks,
                    int64_t stride, int box_rows) {
+  rows = std::min(stride, (rows + Fp8Rows::kScalesBeyond) / 32 * 32);
   const cuuint64_t dims[2] = {static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(blocks)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * 4)};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_rows), 1};
@@ -85,8 +88,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
       std::min((p.m + config.rows - 1) / config.rows * config.rows, p.m + Fp8Rows::kRowsBeyond);
   encode_values(params.x, p.x.values, p.k, x_rows, 1, p.x.value_stride, config.x_box_rows());
   encode_values(params.w, p.w, p.k, p.n, groups, p.k, config.w_box_columns());
-  encode_scales(params.x_scales, p.x.scales, (p.m + 3) / 4 * 4, k_blocks, p.x.scale_stride,
-                config.rows);
+  encode_scales(params.x_scales, p.x.scales, p.m, k_blocks, p.x.scale_stride, config.rows);
   params.w_scales = p.w_scales;
   params.out = p.out;
   params.out_stride = p.out_stride;
