@@ -22,7 +22,7 @@ namespace deepflight::cuda_mla_decode {
 namespace {
 
 constexpr int kFp8Threads = 4 * kWarpgroup;
-// Of threads that sum, weigh and copy; together what a block is launched with.
+// Of threads that sum, weigh, and copy or count; together what a block is launched with.
 constexpr int kSumRegisters = 192, kWeighRegisters = 104, kCopyRegisters = 24;
 static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 
@@ -85,23 +85,12 @@ __device__ inline void make_weights(const Weighing& w, const Rows& rows, int pag
   }
 }
 
-// Sums of rows over all pages to shared memory, and with the offsets to the results of a split
-// tile.
-__device__ inline void finish_rows(const Inputs& in, const Fp8Shared& shared, int turn,
-                                   const Segment& segment, const Rows& rows,
-                                   const RowState& state) {
-  wait_for_previous_kernel();
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int row = rows.row + 8 * r;
-    const float sum = quad_sum(state.sum[r]);
-    if (rows.key != 0) continue;
-    store_shared(shared.sums(turn) + row * 4, sum);
-    if (segment.partial >= 0) {
-      in.lse[int64_t{segment.partial} * kTileRows + row] =
-          sum > 0.0f ? state.offset[r] + log2f(sum) : -INFINITY;
-    }
-  }
+// The rows' last offsets, for those who count.
+__device__ inline void leave_offsets(const Fp8Shared& shared, int turn, const Rows& rows,
+                                     const RowState& state) {
+  if (rows.key != 0) return;
+  store_shared(shared.offsets(turn) + rows.row * 4, state.offset[0]);
+  store_shared(shared.offsets(turn) + rows.row * 4 + 32, state.offset[1]);
 }
 
 // Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
@@ -124,11 +113,7 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
     const Rows rows(p.in, segment);
     RowState state;
     const int num_pages = segment.num_pages;
-    if (num_pages == 0) {
-      // Nobody waits for its sums.
-      finish_rows(p.in, shared, w.turn, segment, rows, state);
-      continue;
-    }
+    if (num_pages == 0) continue;
     w.begin(segment, rows);
     w.issue(s[0], w.stage);
     int i = 0;
@@ -148,9 +133,48 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
       pin(s[0]);
     }
     make_weights(w, rows, i, s[0], state);
-    finish_rows(p.in, shared, w.turn, segment, rows, state);
+    leave_offsets(shared, w.turn, rows, state);
     w.publish();
     w.turn = (w.turn + 1) % Fp8Shared::kTurns;
+  }
+}
+
+// Two warps, a row a thread: sums of rounded weights over a segment's pages. Whoever weighs has no
+// time for it.
+__device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
+  const int row = static_cast<int>(threadIdx.x) % (2 * 32);
+  Stage stage;
+  int turn = 0;
+  Segments segments(p.in);
+  Segment segment;
+  while (segments.next(segment)) {
+    float sum = 0.0f;
+    if (segment.num_pages > 0) stage = stage.next(query_stages(p.in, segment));
+#pragma unroll 1
+    for (int rest = segment.num_pages; rest > 0; --rest, stage = stage.next()) {
+      barrier_wait(shared.weighed(stage.index), stage.parity);
+      if (load_shared_word(shared.moved(stage.index)) >> row / 16 * 8 & 0xff) {
+        sum *= load_shared(shared.factors(stage.index) + row * 4);
+      }
+#pragma unroll 1
+      for (int chunk = 0; chunk < 4; ++chunk) {
+        sum +=
+            sum_weights(load_shared_vector(shared.weights(stage.index) + narrow_chunk(row, chunk)));
+      }
+      __syncwarp();
+      if (elect_lane()) barrier_arrive(shared.empty(stage.index), 2);
+    }
+    if (segment.num_pages > 0) store_shared(shared.sums(turn) + row * 4, sum);
+    if (segment.partial >= 0) {
+      wait_for_previous_kernel();
+      const float offset = sum > 0.0f ? load_shared(shared.offsets(turn) + row * 4) : 0.0f;
+      p.in.lse[int64_t{segment.partial} * kTileRows + row] =
+          sum > 0.0f ? offset + log2f(sum) : -INFINITY;
+    }
+    if (segment.num_pages == 0) continue;
+    __syncwarp();
+    if (elect_lane()) barrier_arrive(shared.counted(turn));
+    turn = (turn + 1) % Fp8Shared::kTurns;
   }
 }
 
@@ -293,8 +317,10 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
       }
     }
     segments.read(segment);  // again, rather than keep it
-    store_outputs(p.in, shared, turn, segment, half, o);
-    if (segment.num_pages > 0) turn = (turn + 1) % Fp8Shared::kTurns;
+    if (segment.num_pages > 0)
+      barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
+    store_outputs(p.in, shared, turn % Fp8Shared::kTurns, segment, half, o);
+    if (segment.num_pages > 0) turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }
 
@@ -307,9 +333,10 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     prefetch_map(&p.narrow);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full(stage), 1);
-      barrier_init(shared.empty(stage), 8);
+      barrier_init(shared.empty(stage), 12);  // eight warps that sum, two that count, twice
       barrier_init(shared.weighed(stage), 4);
     }
+    for (int turn = 0; turn < Fp8Shared::kTurns; ++turn) barrier_init(shared.counted(turn), 2);
     barrier_init_fence();
   }
   __syncthreads();
@@ -323,7 +350,11 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     weigh_pages(p, shared);
   } else {
     lower_registers<kCopyRegisters>();
-    if (warp == 12) load_ring(p, shared);
+    if (warp == 12) {
+      load_ring(p, shared);
+    } else if (warp >= 14) {
+      count_pages(p, shared);
+    }
   }
 }
 

@@ -23,21 +23,22 @@ struct Operands {
   static constexpr int page(int odd) { return (1 + odd) * kPageBytes; }  // from the start
 };
 
-// Scores of four boxes' columns, or of one.
-template <bool kHalf, int kCount>
+// Scores of a page, box by box in the order in which they come.
+template <bool kHalf>
 __device__ inline void issue_scores(float (&s)[32], const Shared& shared, const Operands& operands,
-                                    int odd, int first_box, uint32_t parity, bool begin) {
+                                    int odd, uint32_t parity) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const int box = first_box + i;
-    barrier_wait(shared.full(odd, box), parity);
-    wgmma_fence();  // of each stretch of code that a wait begins
+  for (int i = 0; i < kBoxes; ++i) {
+    const int box = box_in_order(odd, i);
+    if (i == 0 || part_of<kHalf>(i) != part_of<kHalf>(i - 1)) {
+      barrier_wait(shared.full(odd, part_of<kHalf>(i)), parity);
+      wgmma_fence();  // of each stretch of code that a wait begins
+    }
     const int at = box * kBoxBytes;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       wgmma_n64<kHalf>(s, operands.rows.at(at + k * 32),
-                       operands.rows.at(Operands::page(odd) + at + k * 32),
-                       !begin || i > 0 || k > 0);
+                       operands.rows.at(Operands::page(odd) + at + k * 32), i > 0 || k > 0);
     }
   }
 }
@@ -143,8 +144,9 @@ __device__ void attend_even(const Params& p, const Shared& shared) {
 #pragma unroll 1
     for (int i = 0; i < num_pages; i += 2) {
       pin(s);
-      issue_scores<kHalf, kBoxes>(s, shared, operands, 0, 0, parity, true);
+      issue_scores<kHalf>(s, shared, operands, 0, parity);
       wgmma_commit();
+      if (i + 1 < num_pages) named_arrive<2 * kWarpgroup>(kEvenScores);
       wgmma_wait<0>();
       pin(s);
       parity ^= 1;
@@ -202,10 +204,9 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
     for (int i = 0; i < num_pages; i += 2) {
       const bool has_odd = i + 1 < num_pages;
       if (has_odd) {
+        named_sync<2 * kWarpgroup>(kEvenScores);
         pin(s);
-        issue_scores<kHalf, 4>(s, shared, operands, 1, 4, parity, true);
-        issue_scores<kHalf, 4>(s, shared, operands, 1, 0, parity, false);
-        issue_scores<kHalf, 1>(s, shared, operands, 1, kRopeBox, parity, false);
+        issue_scores<kHalf>(s, shared, operands, 1, parity);
         wgmma_commit();
         wgmma_wait<0>();
         pin(s);
@@ -213,8 +214,8 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
         if (i + 3 >= num_pages) warp_arrive(shared.query_empty());
       }
       named_sync<2 * kWarpgroup>(kEvenWeights);
-      for (int box = kHalfBoxes; box < kValueBoxes; ++box) {
-        barrier_wait(shared.full(0, box), even_parity);
+      for (int part = part_of<kHalf>(kHalfBoxes); part < kParts<kHalf>; ++part) {
+        barrier_wait(shared.full(0, part), even_parity);
       }
       even_parity ^= 1;
       if (take_offsets(shared, 0, rows, state, factor)) scale_rows(o, factor);
@@ -250,12 +251,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Shared shared = {(shared_address(memory) + 1023) / 1024 * 1024};
   if (threadIdx.x == 0) {
     for (int odd = 0; odd < 2; ++odd) {
-      for (int box = 0; box < kBoxes; ++box) barrier_init(shared.full(odd, box), 1);
+      for (int part = 0; part < kParts<kHalf>; ++part) barrier_init(shared.full(odd, part), 1);
       for (int box = 0; box < kBoxes; ++box) barrier_init(shared.raw(odd, box), 1);
       for (int half = 0; half < 2; ++half) barrier_init(shared.empty(odd, half), 4);
       barrier_init(shared.scales_full(odd), 1);
     }
-    barrier_init(shared.query_full(), kOtherWarps);
+    barrier_init(shared.query_full(), kHalf ? kBoxes : 1);
+    barrier_init(shared.query_raw(), 1);
     barrier_init(shared.query_empty(), 8);
     barrier_init_fence();
   }
@@ -285,6 +287,7 @@ cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, __
                                 float* lse, cudaStream_t stream) {
   Params p;
   p.in = make_inputs(problem, partials, lse);
+  if (!encode_query_map(p.queries, problem)) return cudaErrorInvalidValue;
   if (problem.format == PageFormat::kF8Group) {
     if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_NONE) ||
         !encode_pool_map(p.scales, problem, kScaleBytes, CU_TENSOR_MAP_SWIZZLE_NONE) ||

@@ -29,8 +29,9 @@ void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
 }  // namespace
 
 bool mla_decode_is_fast(const MlaDecodeProblem& p) {
-  const bool strides_fit = p.q_stride % 8 == 0 && p.q_head_stride % 8 == 0 &&
-                           p.out_stride % 8 == 0 && p.out_head_stride % 8 == 0;
+  const bool strides_fit = p.q_stride == p.num_heads * p.q_head_stride &&
+                           p.q_head_stride % 8 == 0 && p.out_stride % 8 == 0 &&
+                           p.out_head_stride % 8 == 0;
   const bool pool_fits = p.num_pages > 0 && p.page_stride_bytes % 16 == 0 &&
                          p.layer_offset_bytes % 16 == 0 && aligned(p.pool, 16);
   return p.latent_dim == kLatentDim && p.latent_dim + p.rope_dim == kTokenDim && strides_fit &&

@@ -10,20 +10,29 @@ namespace deepflight::cuda_mla_decode {
 
 constexpr int kPageBytes = kBoxes * kBoxBytes;
 constexpr int kRopeBox = kBoxes - 1;
+// Parts in which a page comes, in the order of its boxes: waiting for each of nine is a tenth of
+// scoring. Those that are converted come one by one.
+template <bool kHalf>
+constexpr int kParts = kHalf ? kBoxes : 2;
+template <bool kHalf>
+__device__ inline constexpr int part_of(int k) {
+  return kHalf ? k : k < kHalfBoxes ? 0 : 1;
+}
 constexpr int kBarrierOffset = 3 * kPageBytes;  // after the queries and two pages
-constexpr int kStatsOffset = kBarrierOffset + 384;
+constexpr int kStatsOffset = kBarrierOffset + 512;
 constexpr int kScalesOffset = kStatsOffset + 6 * kTileRows * 4;
 constexpr int kScaleBytes = 4 * kLatentDim / kPageGroup;                          // of a token
 constexpr int kSharedBytes = kScalesOffset + 2 * kTileRows * kScaleBytes + 1024;  // to align too
 constexpr int kRawBoxBytes = kBoxBytes / 2;                                       // of e4m3
 
-// Two warpgroups multiply, a warp copies pages, three load queries and convert.
+// Two warpgroups multiply, a warp copies pages, three (or one) queries, and convert.
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kOtherWarps = 3;
 
 struct Params {
   CUtensorMap pool;          // [page][64][token], boxes of 64 x 64 elements
   CUtensorMap scales, rope;  // the same, in bytes, of e4m3 groups
+  CUtensorMap queries;       // [token, head][576], boxes of 64 x 64
   Inputs in;
 };
 
@@ -34,20 +43,21 @@ struct Shared {
   __device__ uint32_t query() const { return base; }
   __device__ uint32_t page(int odd) const { return base + (1 + odd) * kPageBytes; }
   __device__ uint32_t weights(int odd) const { return page(odd) + kRopeBox * kBoxBytes; }
-  __device__ uint32_t full(int odd, int box) const {
-    return base + kBarrierOffset + (odd * kBoxes + box) * 8;
+  __device__ uint32_t full(int odd, int part) const {
+    return base + kBarrierOffset + (odd * kBoxes + part) * 8;
   }
   __device__ uint32_t empty(int odd, int half) const {
     return base + kBarrierOffset + (2 * kBoxes + odd * 2 + half) * 8;
   }
   __device__ uint32_t query_full() const { return base + kBarrierOffset + (2 * kBoxes + 4) * 8; }
   __device__ uint32_t query_empty() const { return query_full() + 8; }
+  __device__ uint32_t query_raw() const { return query_empty() + 8; }  // kHalf: have come as BF16
   // A box of e4m3 groups has come, and the page's scales; full() then says that it is FP16.
   __device__ uint32_t raw(int odd, int box) const {
-    return query_empty() + 8 + (odd * kBoxes + box) * 8;
+    return query_raw() + 8 + (odd * kBoxes + box) * 8;
   }
   __device__ uint32_t scales_full(int odd) const {
-    return query_empty() + 8 + (2 * kBoxes + odd) * 8;
+    return query_raw() + 8 + (2 * kBoxes + odd) * 8;
   }
   __device__ uint32_t scales(int odd) const {
     return base + kScalesOffset + odd * kTileRows * kScaleBytes;
@@ -59,18 +69,17 @@ struct Shared {
 };
 
 // The k-th box of a page in the order in which they become free and are used.
-__device__ inline int box_in_order(int odd, int k) {
+__device__ inline constexpr int box_in_order(int odd, int k) {
   return k == kRopeBox ? k : k ^ odd * kHalfBoxes;
 }
 
 // A box of a page, as it lies.
 template <bool kHalf>
 __device__ inline void load_page_box(const Params& p, const Shared& shared, int odd, int box,
-                                     int page) {
+                                     int part, int page) {
   const uint32_t target = shared.page(odd) + box * kBoxBytes;
   if constexpr (!kHalf) {
-    barrier_arrive_expect(shared.full(odd, box), kBoxBytes);
-    load_box(target, &p.pool, shared.full(odd, box), box * 64, 0, page);
+    load_box(target, &p.pool, shared.full(odd, part), box * 64, 0, page);
   } else if (box == kRopeBox) {
     barrier_arrive_expect(shared.raw(odd, box), kBoxBytes);
     load_box(target, &p.rope, shared.raw(odd, box), kLatentDim + kScaleBytes, 0, page);
@@ -87,10 +96,12 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
   uint32_t parities = 3;  // a bit for each of the two pages
   Segments segments(p.in);
   Segment segment;
-  const auto load_boxes = [&](int odd, int first, int end, int page) {
+  const auto load_part = [&](int odd, int part, int page) {
+    const int first = part * kHalfBoxes, end = part == 0 ? kHalfBoxes : kBoxes;
+    if (!kHalf) barrier_arrive_expect(shared.full(odd, part), (end - first) * kBoxBytes);
 #pragma unroll 1
     for (int k = first; k < end; ++k) {
-      load_page_box<kHalf>(p, shared, odd, box_in_order(odd, k), page);
+      load_page_box<kHalf>(p, shared, odd, box_in_order(odd, k), part, page);
     }
   };
   while (segments.next(segment)) {
@@ -115,9 +126,9 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
           barrier_arrive_expect(shared.scales_full(odd), kTileRows * kScaleBytes);
           load_box(shared.scales(odd), &p.scales, shared.scales_full(odd), kLatentDim, 0, page);
         }
-        load_boxes(odd, 0, kHalfBoxes, page);
+        load_part(odd, 0, page);
         barrier_wait(shared.empty(odd, 1 - odd), parity);
-        load_boxes(odd, kHalfBoxes, kBoxes, page);
+        load_part(odd, 1, page);
       }
       __syncwarp();
     }
@@ -141,43 +152,6 @@ __device__ inline void halve_16(uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(raw[0]), "r"(raw[1]),
                "r"(raw[2]), "r"(raw[3])
                : "memory");
-}
-
-// Three warps: a segment's queries, swizzled; rows past the end become zeros.
-template <bool kHalf>
-__device__ inline void load_queries(const Inputs& in, const Shared& shared,
-                                    const Segment& segment) {
-  const int thread = static_cast<int>(threadIdx.x) - 9 * 32;
-  // Eight threads read 128 bytes of a row, a warp of four.
-  const int column = thread % 8;
-#pragma unroll 1
-  for (int row = thread / 8; row < kTileRows; row += kOtherWarps * 4) {
-    const int packed = segment.first_row() + row;
-    const int token = packed / in.num_heads, head = packed - token * in.num_heads;
-    const bool valid = token < segment.num_queries;
-    const __nv_bfloat16* source = valid
-                                      ? in.q + int64_t{segment.first_token + token} * in.q_stride +
-                                            head * in.q_head_stride + column * 8
-                                      : in.q;
-    const uint32_t target = shared.query() + row * 128 + ((column ^ (row & 7)) << 4);
-#pragma unroll
-    for (int box = 0; box < kBoxes; ++box) {
-      cp_async_16(target + box * kBoxBytes, source + (valid ? box * 64 : 0), valid);
-    }
-  }
-  cp_async_commit();
-  cp_async_wait<0>();
-  if constexpr (kHalf) {
-#pragma unroll 1
-    for (int row = thread / 8; row < kTileRows; row += kOtherWarps * 4) {
-      const uint32_t target = shared.query() + row * 128 + ((column ^ (row & 7)) << 4);
-#pragma unroll 3
-      for (int box = 0; box < kBoxes; ++box) halve_16(target + box * kBoxBytes);
-    }
-  }
-  async_proxy_fence();
-  __syncwarp();
-  if (elect_lane()) barrier_arrive(shared.query_full());
 }
 
 // Two e4m3 values, the lower half of `values`, times their scale as FP16.
@@ -227,29 +201,62 @@ __device__ inline void convert_box(uint32_t base, uint32_t scales) {
   }
 }
 
-// A warp: the box of rope, BF16 as it came.
-__device__ inline void convert_rope(uint32_t base) {
+// A warp: a box of BF16 as it came.
+__device__ inline void halve_box(uint32_t base) {
 #pragma unroll 2
   for (int at = static_cast<int>(threadIdx.x) % 32 * 16; at < kBoxBytes; at += 32 * 16) {
     halve_16(base + at);
   }
 }
 
-// Three warps: queries, and every third box of pages of e4m3 groups.
+// A box that is complete, by a warp.
+__device__ inline void publish_box(uint32_t full) {
+  async_proxy_fence();
+  __syncwarp();
+  if (elect_lane()) barrier_arrive(full);
+}
+
+// One lane: a segment's queries. Rows past its end are another's, or zeros.
+template <bool kHalf>
+__device__ inline void load_queries(const Params& p, const Shared& shared, const Segment& segment) {
+  const int row = segment.first_token * p.in.num_heads + segment.first_row();
+  const uint32_t full = kHalf ? shared.query_raw() : shared.query_full();
+  barrier_arrive_expect(full, kPageBytes);
+#pragma unroll 1
+  for (int box = 0; box < kBoxes; ++box) {
+    load_box(shared.query() + box * kBoxBytes, &p.queries, full, box * 64, row);
+  }
+}
+
+// The queries, and of e4m3 groups every third box of them and of pages, which become FP16; by three
+// warps, of which only the first is needed for BF16.
 template <bool kHalf>
 __device__ void load_and_convert(const Params& p, const Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32 - 9;
+  if (!kHalf && warp > 0) return;
   uint32_t query_parity = 1, parities = 0;
   Segments segments(p.in);
   Segment segment;
   while (segments.next(segment)) {
     if (segment.num_pages == 0) continue;
-    barrier_wait(shared.query_empty(), query_parity);
+    if (warp == 0) {
+      wait_for_previous_kernel();
+      if (elect_lane()) {
+        barrier_wait(shared.query_empty(), query_parity);
+        load_queries<kHalf>(p, shared, segment);
+      }
+      __syncwarp();
+    }
     query_parity ^= 1;
-    wait_for_previous_kernel();
-    load_queries<kHalf>(p.in, shared, segment);
+    if constexpr (!kHalf) continue;
+    barrier_wait(shared.query_raw(), query_parity);
 #pragma unroll 1
-    for (int i = 0; kHalf && i < segment.num_pages; ++i) {
+    for (int box = warp; box < kBoxes; box += kOtherWarps) {
+      halve_box(shared.query() + box * kBoxBytes);
+      publish_box(shared.query_full());
+    }
+#pragma unroll 1
+    for (int i = 0; i < segment.num_pages; ++i) {
       const int odd = i % 2;
       const uint32_t parity = parities >> odd & 1;
       parities ^= 1u << odd;
@@ -260,13 +267,11 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
         const uint32_t base = shared.page(odd) + box * kBoxBytes;
         barrier_wait(shared.raw(odd, box), parity);
         if (box == kRopeBox) {
-          convert_rope(base);
+          halve_box(base);
         } else {
           convert_box(base, shared.scales(odd) + box / 2 * 4);
         }
-        async_proxy_fence();
-        __syncwarp();
-        if (elect_lane()) barrier_arrive(shared.full(odd, box));
+        publish_box(shared.full(odd, part_of<true>(k)));
       }
     }
   }

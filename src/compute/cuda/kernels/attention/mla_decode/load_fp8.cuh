@@ -26,10 +26,10 @@ struct Fp8Params {
 // Shared memory addresses: queries, the ring, barriers, and what is known of rows.
 struct Fp8Shared {
   static constexpr int kBarriers = (1 + kStages) * kFp8PageBytes;
-  static constexpr int kRows = kBarriers + 128;
+  static constexpr int kRows = kBarriers + 256;
   static constexpr int kRowBytes = kTileRows * 4;
-  static constexpr int kTurns = 4;  // sums of so many segments; a ring holds three
-  static constexpr int kMoved = kRows + (1 + kStages + kTurns) * kRowBytes;
+  static constexpr int kTurns = 4;  // of so many segments; a ring holds three
+  static constexpr int kMoved = kRows + (1 + kStages + 2 * kTurns) * kRowBytes;
   static constexpr int kBytes = kMoved + kStages * 4 + 1024;  // and room to align
 
   uint32_t base;
@@ -44,6 +44,10 @@ struct Fp8Shared {
   __device__ uint32_t weighed(int stage) const {
     return base + kBarriers + (2 * kStages + stage) * 8;
   }
+  // The segment's sums are known.
+  __device__ uint32_t counted(int turn) const {
+    return base + kBarriers + (3 * kStages + turn) * 8;
+  }
   __device__ uint32_t query_scales() const { return base + kRows; }
   // By which rows' offsets moved at this page. moved(): four bytes, one a warp: not zero if a
   // factor is not one.
@@ -52,6 +56,9 @@ struct Fp8Shared {
   // Of a segment's rows.
   __device__ uint32_t sums(int turn) const {
     return base + kRows + (1 + kStages + turn) * kRowBytes;
+  }
+  __device__ uint32_t offsets(int turn) const {
+    return base + kRows + (1 + kStages + kTurns + turn) * kRowBytes;
   }
 };
 
@@ -171,12 +178,12 @@ __device__ inline uint2 round_8(const Bf16x8& values, float factor) {
                     to_e4m3x4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y));
 }
 
-__device__ inline Bf16x8 load_shared_8(uint32_t address) {
+__device__ inline uint4 load_shared_vector(uint32_t address) {
   uint4 bits;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
                : "r"(address));
-  return reinterpret_cast<const Bf16x8&>(bits);
+  return bits;
 }
 
 // Row `row` of the tile, BF16 at `source`, by eight neighbouring threads, `part` of them: 8 of each
@@ -187,7 +194,11 @@ __device__ inline void round_query(const Fp8Shared& shared, uint32_t source, int
   __nv_bfloat162 largest[4];
 #pragma unroll
   for (int i = 0; i < 9; ++i) {
-    values[i] = valid ? load_shared_8(source + part * 16 + i * 128) : Bf16x8{};
+    values[i] = {};
+    if (valid) {
+      const uint4 bits = load_shared_vector(source + part * 16 + i * 128);
+      values[i] = reinterpret_cast<const Bf16x8&>(bits);
+    }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const __nv_bfloat162 found = __habs2(values[i].pairs[j]);
@@ -231,7 +242,7 @@ __device__ inline Stage round_queries(const Inputs& in, const Fp8Shared& shared,
     __syncwarp();
     if (thread % 32 == 0) {
       barrier_arrive(shared.weighed(stage.index));
-      barrier_arrive(shared.empty(stage.index), 2);  // for eight warps
+      barrier_arrive(shared.empty(stage.index), 3);  // for all who read pages
     }
     stage = stage.next();
   }

@@ -318,7 +318,7 @@ TEST(MlaDecode, Generic) {
 }
 
 void check_fast(PageFormat format) {
-  for (const int64_t heads : {1, 3, 4, 16, 32, 64, 128}) {
+  for (const int64_t heads : {1, 3, 4, 16, 32, 64, 96, 128}) {
     check({heads, 512, 64, format, kRagged}, true);
     check({heads, 512, 64, format, {{200, 1}, {1, 1, true}, {130, 2}}}, true);
     check({heads, 512, 64, format, {{3000, 1}}}, true);

@@ -23,7 +23,7 @@ constexpr int kWarpgroup = 128;
 constexpr int kBoxBytes = 64 * 128;
 
 // Named barriers.
-constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5;
+constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5, kEvenScores = 6;
 
 struct Inputs {
   const __nv_bfloat16* q;

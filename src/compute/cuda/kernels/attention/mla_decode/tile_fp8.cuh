@@ -91,13 +91,10 @@ __device__ inline void load_values(Values& values, const Fp8Shared& shared, int 
   }
 }
 
-// Two weights to e4m3, and what they have become.
-__device__ inline uint16_t round_pair(float low, float high, __half2& rounded) {
+// Two weights to e4m3.
+__device__ inline uint16_t round_pair(float low, float high) {
   uint16_t bits;
-  uint32_t halves;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bits));
-  rounded = reinterpret_cast<const __half2&>(halves);
   return bits;
 }
 
@@ -109,25 +106,42 @@ __device__ inline bool round_weights(float (&s)[32], const float (&scale)[2], Ro
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float offset = state.used_offset(r);
-    __half2 totals[4];  // at most 4 * 2^8, and exact to 2^-11
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       uint16_t pairs[2];
-      __half2 rounded[2];
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
         const float* at = s + 8 * c + 4 * b + 2 * r;
         pairs[b] = round_pair(exp2_fast(fmaf(at[0], scale[r], -offset)),
-                              exp2_fast(fmaf(at[1], scale[r], -offset)), rounded[b]);
+                              exp2_fast(fmaf(at[1], scale[r], -offset)));
       }
       asm("mov.b32 %0, {%1, %2};" : "=r"(words[2 * c + r]) : "h"(pairs[0]), "h"(pairs[1]));
-      totals[c] = __hadd2(rounded[0], rounded[1]);
     }
-    const float2 sums =
-        __half22float2(__hadd2(__hadd2(totals[0], totals[1]), __hadd2(totals[2], totals[3])));
-    state.sum[r] += sums.x + sums.y;
   }
   return moved;
+}
+
+// Sum of 16 rounded weights; of four in halves, at most 2^10 and exact to 2^-11.
+__device__ inline float sum_weights(const uint4& bits) {
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    __half2 pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t two = words[i + j / 2] >> (16 * (j % 2));
+      uint32_t halves;
+      asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
+          : "=r"(halves)
+          : "r"(two));
+      pairs[j] = reinterpret_cast<const __half2&>(halves);
+    }
+    const float2 both =
+        __half22float2(__hadd2(__hadd2(pairs[0], pairs[1]), __hadd2(pairs[2], pairs[3])));
+    sum += both.x + both.y;
+  }
+  return sum;
 }
 
 // A warp's 16 rows of weights to a box of 64 x 64.
