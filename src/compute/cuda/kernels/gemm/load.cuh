@@ -21,6 +21,9 @@ struct Producer {
   static constexpr uint16_t kAllBlocks = (1 << kConfig.multicast) - 1;
   static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
   static constexpr int kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
+  // Stages that get their weights before the kernel before this one is done. Rows of x queue behind
+  // them: where those are many (not swapped), some stages wait with them.
+  static constexpr int kEarly = kConfig.swapped ? kConfig.stages : kConfig.stages * 5 / 8;
 
   const Params& p;
   const Shared<kConfig>& shared;
@@ -80,7 +83,7 @@ struct Producer {
     int early = 0;  // stages that have their weights
     if constexpr (!kConfig.grouped) {
       if (p.weights_settled && more) {
-        early = min(kConfig.stages, schedule.k_end() - schedule.k_begin());
+        early = min(kEarly, schedule.k_end() - schedule.k_begin());
         for (int i = 0; i < early; ++i)
           load_weights(tile, schedule.k_begin() + i, i, schedule.rank());
       }
