@@ -43,10 +43,11 @@ struct Weighing {
     scale[0] = p.in.score_scale * load_shared(scales);
     scale[1] = p.in.score_scale * load_shared(scales + 32);
   }
+  template <int kPart>
   __device__ void issue(float (&s)[32], const Stage& page) const {
-    barrier_wait(shared.full(page.index), page.parity);
+    if (kPart == 0) barrier_wait(shared.full(page.index), page.parity);
     // Operands are made anew: kept over the loop they would fill registers.
-    issue_scores(s, Fp8Operands(shared.query()), Fp8Operands(shared.page(page.index)));
+    issue_scores<kPart>(s, Fp8Operands(shared.query()), Fp8Operands(shared.page(page.index)));
   }
   // The page has its weights.
   __device__ void publish() {
@@ -57,22 +58,23 @@ struct Weighing {
   }
 };
 
-// Weights out of scores, in the place of the page's rope, with what became of the rows.
+// Weights out of scores, in the place of the page's rope, with what became of the rows. `between`:
+// what is to be started amid it.
+template <typename Between>
 __device__ inline void make_weights(const Weighing& w, const Rows& rows, int page_idx,
-                                    float (&s)[32], RowState& state) {
+                                    float (&s)[32], RowState& state, const Between& between) {
   const Fp8Shared& shared = w.shared;
   const int stage = w.stage.index, begin = page_idx * kPageTokens;
-  // The first of a thread's rows sees the fewest.
-  if (__any_sync(0xffffffffu, begin + kPageTokens > rows.limit[0])) {
-    mask_scores(s, begin + rows.key, rows.limit);
-  }
+  if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
   if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
   uint32_t words[8];
   float factor[2] = {1.0f, 1.0f};
-  const bool moved = round_weights(s, w.scale, state, words, factor);
+  const bool moved = state.move(s, w.scale, kLead, kSlack, factor);
+  between();
+  round_weights(s, w.scale, state, words);
   named_sync<kWarpgroup>(kOwn);  // all have read the rope
   store_weights(words, shared.weights(stage));
-  if (rows.key == 0) {
+  if (moved && rows.key == 0) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       store_shared(shared.factors(stage) + (rows.row + 8 * r) * 4, factor[r]);
@@ -96,10 +98,10 @@ __device__ inline void leave_offsets(const Fp8Shared& shared, int turn, const Ro
 // Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
 __device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
                                            float (&next)[32], RowState& state) {
-  w.issue(next, w.stage.next());
+  w.issue<0>(next, w.stage.next());
   wgmma_wait<1>();
   pin(s);
-  make_weights(w, rows, i, s, state);
+  make_weights(w, rows, i, s, state, [&] { w.issue<1>(next, w.stage.next()); });
   w.publish();
 }
 
@@ -115,7 +117,8 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
     const int num_pages = segment.num_pages;
     if (num_pages == 0) continue;
     w.begin(segment, rows);
-    w.issue(s[0], w.stage);
+    w.issue<0>(s[0], w.stage);
+    w.issue<1>(s[0], w.stage);
     int i = 0;
 #pragma unroll 1
     for (; i + 2 < num_pages; i += 2) {
@@ -132,7 +135,7 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
       wgmma_wait<0>();
       pin(s[0]);
     }
-    make_weights(w, rows, i, s[0], state);
+    make_weights(w, rows, i, s[0], state, [] {});
     leave_offsets(shared, w.turn, rows, state);
     w.publish();
     w.turn = (w.turn + 1) % Fp8Shared::kTurns;

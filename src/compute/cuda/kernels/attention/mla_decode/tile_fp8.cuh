@@ -30,18 +30,21 @@ struct Fp8Operands {
   __device__ explicit Fp8Operands(uint32_t page) : wide(page), rope(page + kFp8RopeOffset) {}
 };
 
+// Half of a page's scores, as a group: nine products.
+template <int kPart>
 __device__ inline void issue_scores(float (&s)[32], const Fp8Operands& queries,
                                     const Fp8Operands& page) {
-  pin(s);
+  if (kPart == 0) pin(s);
   wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < 16; ++k) {
-    const int at = k / 4 * kBoxBytes + k % 4 * 32;
-    WgmmaE4m3<64>::multiply(s, queries.wide.at(at), page.wide.at(at), k > 0);
-  }
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    WgmmaE4m3<64>::multiply(s, queries.rope.at(k * 32), page.rope.at(k * 32), 1);
+  for (int k = kPart * 9; k < kPart * 9 + 9; ++k) {
+    if (k < 16) {
+      const int at = k / 4 * kBoxBytes + k % 4 * 32;
+      WgmmaE4m3<64>::multiply(s, queries.wide.at(at), page.wide.at(at), k > 0);
+    } else {
+      const int at = (k - 16) * 32;
+      WgmmaE4m3<64>::multiply(s, queries.rope.at(at), page.rope.at(at), 1);
+    }
   }
   wgmma_commit();
 }
@@ -99,10 +102,8 @@ __device__ inline uint16_t round_pair(float low, float high) {
 }
 
 // Scores to rounded weights: words[2c + r] has row r's bytes 4 (lane % 4) to + 3 of chunk c.
-// Returns as RowState::move().
-__device__ inline bool round_weights(float (&s)[32], const float (&scale)[2], RowState& state,
-                                     uint32_t (&words)[8], float (&factor)[2]) {
-  const bool moved = state.move(s, scale, kLead, kSlack, factor);
+__device__ inline void round_weights(const float (&s)[32], const float (&scale)[2],
+                                     const RowState& state, uint32_t (&words)[8]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float offset = state.used_offset(r);
@@ -118,7 +119,6 @@ __device__ inline bool round_weights(float (&s)[32], const float (&scale)[2], Ro
       asm("mov.b32 %0, {%1, %2};" : "=r"(words[2 * c + r]) : "h"(pairs[0]), "h"(pairs[1]));
     }
   }
-  return moved;
 }
 
 // Sum of 16 rounded weights; of four in halves, at most 2^10 and exact to 2^-11.
