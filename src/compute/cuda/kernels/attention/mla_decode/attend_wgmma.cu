@@ -250,6 +250,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t memory[];
   const Shared shared = {(shared_address(memory) + 1023) / 1024 * 1024};
   if (threadIdx.x == 0) {
+    prefetch_map(&p.pool);
+    prefetch_map(&p.queries);
     for (int odd = 0; odd < 2; ++odd) {
       for (int part = 0; part < kParts<kHalf>; ++part) barrier_init(shared.full(odd, part), 1);
       for (int box = 0; box < kBoxes; ++box) barrier_init(shared.raw(odd, box), 1);

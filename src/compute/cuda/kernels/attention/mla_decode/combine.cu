@@ -20,6 +20,7 @@ constexpr int kLaneColumns = 8;
 constexpr int kPieceColumns = kLaneColumns * device::kWarpSize;
 constexpr int kPieces = kLatentDim / kPieceColumns;
 constexpr int kChunks = kMaxParts / device::kWarpSize;
+constexpr int kAhead = 4;  // splits whose results are asked for at once
 
 struct CombineParams {
   const Schedule* schedule;
@@ -44,8 +45,29 @@ struct Piece {
     return 2 * block + (split == 0 && group.begins_part == 0 ? 1 : 0);
   }
 
+  __device__ uint4 load(int split) const {
+    return *reinterpret_cast<const uint4*>(
+        p.partials + (int64_t{slot_of(split)} * kTileRows + local) * kLatentDim + column);
+  }
+  static __device__ void add(float (&sum)[kLaneColumns], float weight, const uint4& bits) {
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const float2 pair = __half22float2(reinterpret_cast<const __half2&>(words[k]));
+      sum[2 * k] += weight * pair.x;
+      sum[2 * k + 1] += weight * pair.y;
+    }
+  }
+
   __device__ void sum_splits(int team, int member, float (&sum)[kLaneColumns]) const {
     const int lane = static_cast<int>(threadIdx.x) % device::kWarpSize;
+    // The first ones come while their weights are made.
+    uint4 first[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int split = member + i * team;
+      first[i] = split < group.num_splits ? load(split) : uint4{};
+    }
     float weights[kChunks], largest = -INFINITY;
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
@@ -63,24 +85,23 @@ struct Piece {
     }
     total = device::warp_sum(total);
     const float factor = total > 0.0f ? 1.0f / total : 0.0f;
-
+    const auto weight_of = [&](int split) {
+      float weight = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int count = min(group.num_splits - i * device::kWarpSize, device::kWarpSize);
-#pragma unroll 8
-      for (int j = member; j < count; j += team) {
-        const float weight = __shfl_sync(0xffffffffu, weights[i], j) * factor;
-        const int64_t slot = slot_of(i * device::kWarpSize + j);
-        const uint4 bits = *reinterpret_cast<const uint4*>(
-            p.partials + (slot * kTileRows + local) * kLatentDim + column);
-        const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const float2 pair = __half22float2(reinterpret_cast<const __half2&>(words[k]));
-          sum[2 * k] += weight * pair.x;
-          sum[2 * k + 1] += weight * pair.y;
-        }
+      for (int i = 0; i < kChunks; ++i) {
+        const float told = __shfl_sync(0xffffffffu, weights[i], split % device::kWarpSize);
+        if (split / device::kWarpSize == i) weight = told;
       }
+      return weight * factor;
+    };
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int split = member + i * team;
+      if (split < group.num_splits) add(sum, weight_of(split), first[i]);
+    }
+#pragma unroll 4
+    for (int split = member + kAhead * team; split < group.num_splits; split += team) {
+      add(sum, weight_of(split), load(split));
     }
   }
 
