@@ -1,5 +1,5 @@
-// Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2. At
-// other shapes with MLA_CASES=file, lines "batch queries kv_len heads"
+// Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2
+// (MLA_LAYERS: so many). At other shapes with MLA_CASES=file, lines "batch queries kv_len heads"
 // (tools/compare/mla_decode.py). Peer: FlashMLA's dense decode kernel on one H200 (BF16, metadata
 // made outside).
 #include <fmt/format.h>
@@ -27,6 +27,12 @@ constexpr const char* kNames[] = {"bf16", "e4m3", "group"};  // of PageFormat
 // Bandwidth and BF16 rate that this card reaches: H200 by measurement, else the H100's.
 double copy_tbs() { return DeviceInfo::current().memory_bytes > int64_t{100} << 30 ? 4.3 : 3.0; }
 constexpr double kTflops = 790;
+
+// Of a pool: as many as pass the L2, one if a layer does, or MLA_LAYERS. Layers lie page by page.
+int64_t num_layers_of(int64_t layer_bytes) {
+  if (const char* wanted = std::getenv("MLA_LAYERS")) return std::atoll(wanted);
+  return int64_t{220'000'000} / layer_bytes + 1;
+}
 
 // Random tokens, some of them repeated.
 void fill(const DeviceArray<uint8_t>& array, PageFormat format) {
@@ -59,7 +65,7 @@ void bench(const Shape& shape, PageFormat format) {
   const int64_t pages_each = (shape.kv_len + kPageTokens - 1) / kPageTokens;
   const int64_t num_pages = shape.batch * pages_each;
   const int64_t layer_bytes = kPageTokens * page_token_bytes(format, 512, 64);
-  const int64_t num_layers = std::max<int64_t>(2, (int64_t{256} << 20) / (num_pages * layer_bytes));
+  const int64_t num_layers = num_layers_of(num_pages * layer_bytes);
   const int64_t num_tokens = shape.batch * shape.queries;
   std::vector<int32_t> offsets{0}, kv_lens, slots, table(num_pages);
   for (int64_t s = 0; s < shape.batch; ++s) {
