@@ -30,7 +30,9 @@ struct MlaDecodeProblem {
   const int32_t* kv_lens = nullptr;        // [num_sequences]
   const int32_t* slots = nullptr;          // [num_sequences]: rows of page_table
 
-  const void* q = nullptr;  // BF16 [num_tokens, num_heads, latent_dim + rope_dim]
+  // BF16 [num_tokens, num_heads, latent_dim + rope_dim]; the tensor core kernel wants a token's heads
+  // one after the other.
+  const void* q = nullptr;
   int64_t q_stride = 0;
   int64_t q_head_stride = 0;
   void* out = nullptr;  // BF16 [num_tokens, num_heads, latent_dim]
@@ -48,6 +50,9 @@ struct MlaDecodeProblem {
 
   // Of the tensor core kernel; without them the generic one runs. `metadata` is what
   // prepare_mla_decode() made of this step's lengths; all layers of the step share it.
+  // NOTE: reading may begin while kernels ahead in the stream still run. So between
+  // prepare_mla_decode() and a launch nothing may write the page table or the pool but the tokens
+  // of the queries, the last ones of each sequence.
   const void* metadata = nullptr;
   void* scratch = nullptr;  // mla_decode_scratch_bytes()
 };
