@@ -30,8 +30,8 @@ struct MlaDecodeProblem {
   const int32_t* kv_lens = nullptr;        // [num_sequences]
   const int32_t* slots = nullptr;          // [num_sequences]: rows of page_table
 
-  // BF16 [num_tokens, num_heads, latent_dim + rope_dim]; the tensor core kernel wants a token's heads
-  // one after the other.
+  // BF16 [num_tokens, num_heads, latent_dim + rope_dim]; the tensor core kernel wants a token's
+  // heads one after the other.
   const void* q = nullptr;
   int64_t q_stride = 0;
   int64_t q_head_stride = 0;
