@@ -1,10 +1,11 @@
 // Attention over e4m3 pages of 512 + 64 on Hopper's FP8 products, of pages as they lie in the pool.
 // A block holds 64 query rows and walks its pages, which come through a ring. One warpgroup weighs:
 // it scores a page and leaves its weights in the place of the page's rope. Two warpgroups sum, 256
-// output columns each. Outputs are summed transposed, [column][row]: FP8 products want both
-// operands along k, keys here, and values lie across. So values are the left operand, which may
-// come out of registers: a transposing load takes pairs of columns, and two permutations make four
-// keys of one column. Their order within 32 keys is the accumulators' own:
+// output columns each, and two warps add up the weights. Outputs are summed transposed,
+// [column][row]: FP8 products want both operands along k, keys here, and values lie across. So
+// values are the left operand, which may come out of registers: a transposing load takes pairs of
+// columns, and two permutations make four keys of one column. Their order within 32 keys is the
+// accumulators' own:
 //
 //     byte 16 h + 4 t + 2 b + e holds key 16 h + 8 b + 2 t + e
 //
@@ -320,9 +321,9 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
       }
     }
     segments.read(segment);  // again, rather than keep it
-    if (segment.num_pages > 0)
-      barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
-    store_outputs(p.in, shared, turn % Fp8Shared::kTurns, segment, half, o);
+    const int place = turn % Fp8Shared::kTurns;
+    if (segment.num_pages > 0) barrier_wait(shared.counted(place), turn / Fp8Shared::kTurns);
+    store_outputs(p.in, shared, place, segment, half, o);
     if (segment.num_pages > 0) turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }
