@@ -321,9 +321,10 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
       }
     }
     segments.read(segment);  // again, rather than keep it
-    const int place = turn % Fp8Shared::kTurns;
-    if (segment.num_pages > 0) barrier_wait(shared.counted(place), turn / Fp8Shared::kTurns);
-    store_outputs(p.in, shared, place, segment, half, o);
+    if (segment.num_pages > 0) {
+      barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
+    }
+    store_outputs(p.in, shared, turn % Fp8Shared::kTurns, segment, half, o);
     if (segment.num_pages > 0) turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }
