@@ -49,10 +49,13 @@ struct Rows {
   static constexpr int64_t kFp8RowsBeyond = 127;
   // And of each block's scales.
   static constexpr int64_t kFp8ScalesBeyond = 31;
+  static constexpr int64_t fp8_scale_stride_of(int64_t num_rows) {
+    return (num_rows + kFp8ScalesBeyond + 31) / 32 * 32;
+  }
 
   TensorView values;  // [num_rows, features], activation dtype
   TensorView fp8;     // F8E4M3 [num_rows, features]
-  // F32 [ceil(features / 128), rows and kFp8ScalesBeyond rounded up to 32]: by block, then row.
+  // F32 [ceil(features / 128), fp8_scale_stride_of(rows)]: by block, then row.
   TensorView fp8_scales;
 
   int64_t dim(int i) const { return values.dim(i); }

@@ -65,8 +65,8 @@ void carve(const DeepseekConfig& config, const WorkspaceSize& size, const Backen
     if (!with_fp8) return;
     const TensorView fp8 =
         carver.take(DType::kF8E4M3, {max_tokens + Rows::kFp8RowsBeyond, (columns + 15) / 16 * 16});
-    const TensorView scales = carver.take(
-        DType::kF32, {(columns + 127) / 128, (max_tokens + Rows::kFp8ScalesBeyond + 31) / 32 * 32});
+    const TensorView scales =
+        carver.take(DType::kF32, {(columns + 127) / 128, Rows::fp8_scale_stride_of(max_tokens)});
     if (workspace == nullptr || columns == 0) return;
     (workspace->*rows).fp8 = fp8.first_rows(max_tokens).slice(1, 0, columns);
     (workspace->*rows).fp8_scales = scales;

@@ -27,8 +27,25 @@ __device__ inline float2 load_shared_pair(uint32_t address) {
   return value;
 }
 
+// Four words; 16-byte aligned.
+__device__ inline uint4 load_shared_vector(uint32_t address) {
+  uint4 bits;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+               : "r"(address)
+               : "memory");
+  return bits;
+}
+
 __device__ inline void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
+// 16-byte aligned.
+__device__ inline void store_shared_vector(uint32_t address, const uint4& bits) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
+               : "memory");
 }
 
 }  // namespace deepflight::device

@@ -63,6 +63,11 @@ inline std::vector<float> random_normal(int64_t count, float deviation, uint64_t
   return values;
 }
 
+// How many copies of `bytes` launches take turns on so that none finds its own in the L2.
+inline int64_t copies_past_l2(int64_t bytes) {
+  return 4 * DeviceInfo::current().l2_bytes / std::max<int64_t>(bytes, 1) + 1;
+}
+
 // BF16 bits of float values, and back.
 inline std::vector<uint16_t> to_bf16(std::span<const float> values) {
   std::vector<uint16_t> bits(values.size());

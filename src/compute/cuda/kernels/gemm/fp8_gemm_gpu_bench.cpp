@@ -19,7 +19,6 @@
 namespace deepflight::gemm_fp8 {
 namespace {
 
-constexpr double kWantedBytes = 220e6;  // of weights in rotation
 // The floor: measured ceilings, bytes at 0.9 of the nominal bandwidth.
 constexpr double kDramShare = 0.9, kFlopsPerUs = 1.4e9;
 
@@ -90,14 +89,9 @@ Config config_for(const Shape& shape) {
   return chosen_config(shape);
 }
 
-// Of weights of so many bytes, in rotation.
-int64_t copies_of(int64_t bytes) {
-  return static_cast<int64_t>(kWantedBytes / static_cast<double>(bytes)) + 1;
-}
-
 void run(const Case& c) {
   const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
-  const int64_t copies = copies_of(groups * c.n * c.k);
+  const int64_t copies = testing::copies_past_l2(groups * c.n * c.k);
   const Operands o(c.m, c.n, c.k, c.rows, copies, false);
   const DeviceArray<uint16_t> out(c.m * c.n);
   const Shape shape = shape_of(o.problem(out.data(), c.n));
@@ -161,7 +155,7 @@ TEST(Fp8GemmBench, Cublaslt) {
   CublasltFp8Gemm cublaslt;
   for (const Case& c : cases) {
     if (!c.rows.empty()) continue;
-    const int64_t copies = copies_of(c.n * c.k);
+    const int64_t copies = testing::copies_past_l2(c.n * c.k);
     const Operands o(c.m, c.n, c.k, {}, copies, false);
     const DeviceArray<uint16_t> out(c.m * c.n);
     const DeviceArray<uint8_t> workspace(CublasltFp8Gemm::workspace_bytes(c.m, c.k));

@@ -15,8 +15,7 @@ constexpr int kLaunches = 20;
 constexpr int64_t kRows[] = {1, 64, 256, 8192};
 
 int64_t copies_of(int64_t bytes) {
-  const int64_t wanted = 2 * DeviceInfo::current().l2_bytes / std::max<int64_t>(bytes, 1) + 1;
-  return std::clamp<int64_t>(wanted, 1, kLaunches);
+  return std::min<int64_t>(testing::copies_past_l2(bytes), kLaunches);
 }
 
 std::vector<uint16_t> random_bits(int64_t count) {

@@ -14,8 +14,7 @@ constexpr int kLaunches = 20;
 
 // As many copies as launches take turns on so that none finds its rows in the L2.
 int64_t copies_of(int64_t bytes) {
-  const int64_t wanted = 2 * DeviceInfo::current().l2_bytes / std::max<int64_t>(bytes, 1) + 1;
-  return std::clamp<int64_t>(wanted, 1, kLaunches);
+  return std::min<int64_t>(testing::copies_past_l2(bytes), kLaunches);
 }
 
 std::vector<uint16_t> random_bits(int64_t count) {

@@ -66,8 +66,7 @@ __device__ inline void make_weights(const Weighing& w, const Rows& rows, int pag
                                     float (&s)[32], RowState& state, const Between& between) {
   const Fp8Shared& shared = w.shared;
   const int stage = w.stage.index, begin = page_idx * kPageTokens;
-  if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
-  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
+  mask_page(s, rows, begin);
   uint32_t words[8];
   float factor[2] = {1.0f, 1.0f};
   const bool moved = state.move(s, w.scale, kLead, kSlack, factor);

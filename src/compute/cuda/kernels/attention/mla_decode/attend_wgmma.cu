@@ -77,8 +77,7 @@ __device__ inline bool make_weights(const Shared& shared, int odd, const Rows& r
                                     float scale, int id, float (&s)[32], RowState& state,
                                     uint32_t (&weights)[16], float (&factor)[2]) {
   const int begin = page_idx * kPageTokens;
-  if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
-  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
+  mask_page(s, rows, begin);
   const bool moved = weigh(s, scale, state, factor);
   pack_weights<kHalf>(s, weights);
   named_sync<kWarpgroup>(kOwn + odd);  // all have read the box of rope

@@ -129,7 +129,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) combine_kernel(const C
   const int warp = static_cast<int>(threadIdx.x) / device::kWarpSize;
   const int member = warp % team;
   const int pieces_at_once = kWarps / team;
-  bool waited = false;
   for (int first = static_cast<int>(blockIdx.x) * pieces_at_once; first < num_pieces;
        first += static_cast<int>(gridDim.x) * pieces_at_once) {
     const int piece_idx = min(first + warp / team, num_pieces - 1);  // the last one twice, maybe
@@ -141,8 +140,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) combine_kernel(const C
                          tile % num_lanes,
                          row % tile_rows,
                          piece_idx % kPieces * kPieceColumns + lane * kLaneColumns};
-    if (!waited) device::wait_for_previous_kernel();
-    waited = true;
+    device::wait_for_previous_kernel();
     float sum[kLaneColumns] = {};
     if (piece.is_there()) piece.sum_splits(team, member, sum);
     if (team > 1) {

@@ -25,7 +25,8 @@ constexpr int kScaleBytes = 4 * kLatentDim / kPageGroup;                        
 constexpr int kSharedBytes = kScalesOffset + 2 * kTileRows * kScaleBytes + 1024;  // to align too
 constexpr int kRawBoxBytes = kBoxBytes / 2;                                       // of e4m3
 
-// Two warpgroups multiply, a warp copies pages, three (or one) queries, and convert.
+// Two warpgroups multiply, a warp copies pages, another (of e4m3 groups three) brings queries and
+// converts.
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kOtherWarps = 3;
 
@@ -137,30 +138,18 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
 
 // BF16 to FP16, in place, kept finite.
 __device__ inline void halve_16(uint32_t address) {
-  uint32_t raw[4];
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(raw[0]), "=r"(raw[1]), "=r"(raw[2]), "=r"(raw[3])
-               : "r"(address)
-               : "memory");
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(raw[i]));
-    const __half2 half = __floats2half2_rn(fminf(fmaxf(pair.x, -65504.0f), 65504.0f),
-                                           fminf(fmaxf(pair.y, -65504.0f), 65504.0f));
-    raw[i] = reinterpret_cast<const uint32_t&>(half);
-  }
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(raw[0]), "r"(raw[1]),
-               "r"(raw[2]), "r"(raw[3])
-               : "memory");
+  const auto halve = [](uint32_t bits) {
+    const float2 pair = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits));
+    return pack_fp16(fminf(fmaxf(pair.x, -65504.0f), 65504.0f),
+                     fminf(fmaxf(pair.y, -65504.0f), 65504.0f));
+  };
+  const uint4 raw = load_shared_vector(address);
+  store_shared_vector(address, make_uint4(halve(raw.x), halve(raw.y), halve(raw.z), halve(raw.w)));
 }
 
 // Two e4m3 values, the lower half of `values`, times their scale as FP16.
 __device__ inline uint32_t scaled_half2(uint32_t values, __half2 scale) {
-  uint32_t bits;
-  asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
-      : "=r"(bits)
-      : "r"(values));
-  const __half2 pair = __hmul2(reinterpret_cast<const __half2&>(bits), scale);
+  const __half2 pair = __hmul2(e4m3x2_to_half2(values), scale);
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
@@ -171,16 +160,13 @@ __device__ inline void convert_box(uint32_t base, uint32_t scales) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int first = 4; first >= 0; first -= 4) {
-    uint32_t raw[4][4];
+    uint4 raw[4];
     __half2 row_scales[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int row = (first + j) * 8 + lane / 4;
       row_scales[j] = __float2half2_rn(load_shared(scales + row * kScaleBytes));
-      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(raw[j][0]), "=r"(raw[j][1]), "=r"(raw[j][2]), "=r"(raw[j][3])
-                   : "r"(base + ((first + j) * 32 + lane) * 16)
-                   : "memory");
+      raw[j] = load_shared_vector(base + ((first + j) * 32 + lane) * 16);
     }
     __syncwarp();
 #pragma unroll
@@ -189,13 +175,12 @@ __device__ inline void convert_box(uint32_t base, uint32_t scales) {
       const __half2 scale = row_scales[j];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint32_t low = raw[j][2 * half], high = raw[j][2 * half + 1];
+        const uint32_t low = half == 0 ? raw[j].x : raw[j].z;
+        const uint32_t high = half == 0 ? raw[j].y : raw[j].w;
         const uint32_t chunk = (lane % 4 * 2 + half) ^ (lane / 4);
-        asm volatile(
-            "st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(base + row * 128 + chunk * 16),
-            "r"(scaled_half2(low, scale)), "r"(scaled_half2(low >> 16, scale)),
-            "r"(scaled_half2(high, scale)), "r"(scaled_half2(high >> 16, scale))
-            : "memory");
+        store_shared_vector(base + row * 128 + chunk * 16,
+                            make_uint4(scaled_half2(low, scale), scaled_half2(low >> 16, scale),
+                                       scaled_half2(high, scale), scaled_half2(high >> 16, scale)));
       }
     }
   }

@@ -178,14 +178,6 @@ __device__ inline uint2 round_8(const Bf16x8& values, float factor) {
                     to_e4m3x4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y));
 }
 
-__device__ inline uint4 load_shared_vector(uint32_t address) {
-  uint4 bits;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-               : "r"(address));
-  return bits;
-}
-
 // Row `row` of the tile, BF16 at `source`, by eight neighbouring threads, `part` of them: 8 of each
 // 64 columns.
 __device__ inline void round_query(const Fp8Shared& shared, uint32_t source, int row, int part,

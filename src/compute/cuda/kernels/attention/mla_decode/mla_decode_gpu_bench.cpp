@@ -31,7 +31,7 @@ constexpr double kTflops = 790;
 // Of a pool: as many as pass the L2, one if a layer does, or MLA_LAYERS. Layers lie page by page.
 int64_t num_layers_of(int64_t layer_bytes) {
   if (const char* wanted = std::getenv("MLA_LAYERS")) return std::atoll(wanted);
-  return int64_t{220'000'000} / layer_bytes + 1;
+  return testing::copies_past_l2(layer_bytes);
 }
 
 // Random tokens, some of them repeated.

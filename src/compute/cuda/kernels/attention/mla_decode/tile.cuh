@@ -220,12 +220,30 @@ __device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
   }
 }
 
+// Scores of a page whose first key is `begin`: of keys that rows do not see.
+__device__ inline void mask_page(float (&s)[32], const Rows& rows, int begin) {
+  if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
+  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
+}
+
+// Two e4m3 values, the lower half of `values`, exactly.
+__device__ inline __half2 e4m3x2_to_half2(uint32_t values) {
+  uint32_t bits;
+  asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
+      : "=r"(bits)
+      : "r"(values));
+  return reinterpret_cast<const __half2&>(bits);
+}
+
+__device__ inline uint32_t pack_fp16(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
 // Two neighbouring results: BF16 of outputs, FP16 of partial ones, whose rounding is lost beside
 // that. A partial one past 65504 becomes infinite.
 __device__ inline uint32_t pack_results(float low, float high, bool is_partial) {
-  if (!is_partial) return pack_bf16(low, high);
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
+  return is_partial ? pack_fp16(low, high) : pack_bf16(low, high);
 }
 
 // Sum over the four threads that share a row.

@@ -33,12 +33,7 @@ template <bool kHalf>
 __device__ inline void pack_weights(const float (&s)[32], uint32_t (&weights)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    if constexpr (kHalf) {
-      const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
-      weights[i] = reinterpret_cast<const uint32_t&>(pair);
-    } else {
-      weights[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-    }
+    weights[i] = kHalf ? pack_fp16(s[2 * i], s[2 * i + 1]) : pack_bf16(s[2 * i], s[2 * i + 1]);
   }
 }
 
@@ -62,9 +57,7 @@ __device__ inline void clear_rows(uint32_t page, int first) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   for (int i = first * 8 + thread; i < kTileRows * 8; i += kWarpgroup) {
     for (int box = 0; box < kValueBoxes; ++box) {
-      asm volatile(
-          "st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(page + box * kBoxBytes + i * 16), "r"(0)
-          : "memory");
+      store_shared_vector(page + box * kBoxBytes + i * 16, uint4{});
     }
   }
 }

@@ -68,9 +68,7 @@ __device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, 
   for (int at = first * 128 + thread * 16; at < kBoxBytes; at += kWarpgroup * 16) {
 #pragma unroll
     for (int box = 0; box < 2; ++box) {
-      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(base + box * kBoxBytes + at),
-                   "r"(0)
-                   : "memory");
+      store_shared_vector(base + box * kBoxBytes + at, uint4{});
     }
   }
 }
@@ -130,12 +128,7 @@ __device__ inline float sum_weights(const uint4& bits) {
     __half2 pairs[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint32_t two = words[i + j / 2] >> (16 * (j % 2));
-      uint32_t halves;
-      asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
-          : "=r"(halves)
-          : "r"(two));
-      pairs[j] = reinterpret_cast<const __half2&>(halves);
+      pairs[j] = e4m3x2_to_half2(words[i + j / 2] >> (16 * (j % 2)));
     }
     const float2 both =
         __half22float2(__hadd2(__hadd2(pairs[0], pairs[1]), __hadd2(pairs[2], pairs[3])));
