@@ -49,7 +49,7 @@ __device__ __forceinline__ void store_activated(const Params& p, const Tile& til
       store_shared(exchange.place(exchange.warpgroup, (left + lane / 4 + 8 * r) % 64), largest[r]);
     }
   }
-  named_sync<256>(1);
+  named_sync<256>(kAll);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = left + lane / 4 + 8 * r;

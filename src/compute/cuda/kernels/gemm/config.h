@@ -65,7 +65,7 @@ struct Config {
   constexpr int stage_bytes() const {
     return x_bytes() + w_bytes() + x_scale_bytes() + w_scale_bytes() + 16;  // and two barriers
   }
-  constexpr int staged_box_bytes() const { return 16 * 128; }  // 16 rows of 64 columns of BF16
+  constexpr int staged_box_bytes() const { return 64 * 128; }  // 64 rows of 64 columns of BF16
   constexpr int out_bytes() const {
     return swiglu ? 1024 : staged ? rows * columns * 2 : 0;  // swiglu: two times 2 x 64 magnitudes
   }

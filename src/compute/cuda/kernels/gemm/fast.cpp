@@ -56,11 +56,11 @@ void encode_scales(CUtensorMap& map, const float* base, int64_t rows, int64_t bl
          CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
-// BF16 [rows, n] by boxes of 16 x 64, swizzled.
+// BF16 [rows, n] by boxes of 64 x 64, swizzled.
 void encode_out(CUtensorMap& map, void* base, int64_t n, int64_t rows, int64_t stride) {
   const cuuint64_t dims[2] = {static_cast<cuuint64_t>(n), static_cast<cuuint64_t>(rows)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * 2)};
-  const cuuint32_t box[2] = {64, 16};
+  const cuuint32_t box[2] = {64, 64};
   encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, base, dims, strides, box,
          CU_TENSOR_MAP_SWIZZLE_128B);
 }
@@ -105,7 +105,7 @@ Params params_of(const Fp8GemmProblem& p, const Config& config) {
   params.num_groups = static_cast<int32_t>(groups);
   params.weights_settled = p.weights_settled;
   params.out_alignment = out_alignment(p);
-  if (config.staged && params.out_alignment == 16) {
+  if (config.staged) {
     encode_out(params.out_map, p.out, p.n, p.m, p.out_stride);
   }
   return params;
@@ -185,6 +185,12 @@ Decision kept(const Shape& shape, const Decide& decide) {
 
 void launch(const Fp8GemmProblem& problem, const Config& config, cudaKernel_t kernel,
             cudaStream_t stream) {
+  if (config.staged && out_alignment(problem) < 16) {  // what the copy engine cannot store
+    Config direct = config;
+    direct.staged = false;
+    launch(problem, direct, kernel_of(direct), stream);
+    return;
+  }
   Params params = params_of(problem, config);
   JitLaunch launch;
   launch.blocks = num_blocks(config, shape_of(problem), current_machine());

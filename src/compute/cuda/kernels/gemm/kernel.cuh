@@ -35,8 +35,8 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
                                         const int32_t* before) {
   constexpr int kRepeats = kConfig.repeats();
   // The same for all lanes, as the compiler then knows.
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int all_warps = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int warpgroup = all_warps / 4, warp = all_warps % 4;
   const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
   constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
   Tiles<kConfig, true> tiles(p, shared, before);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       }
     } else if constexpr (kConfig.split_k > 1) {
       // The stages have been read by all; a split kernel has no second tile to fill them.
-      named_sync<kConfig.warpgroups * 128>(1);
+      named_sync<kConfig.warpgroups * 128>(kAll);
 #pragma unroll
       for (int r = 0; r < kRepeats; ++r) {
         put_partial<kConfig>(shared.base, left + r * kNextLeft, sums[r]);
@@ -64,7 +64,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
     } else if constexpr (kConfig.staged) {
-      store_staged<kConfig>(p, tile, left, shared.base, warpgroup * 4 + warp, active, sums);
+      store_staged<kConfig>(p, tile, left, shared.base, warpgroup, warp, active, sums);
     } else {
       store_part<kConfig>(p, tile, left, sums[0]);
       if constexpr (kRepeats == 2) {
@@ -98,7 +98,7 @@ __device__ __forceinline__ void run(const Params& p) {
     prefetch_map(&p.x);
     prefetch_map(&p.w);
     prefetch_map(&p.x_scales);
-    if (kConfig.staged && p.out_alignment == 16) prefetch_map(&p.out_map);
+    if (kConfig.staged) prefetch_map(&p.out_map);
     start_barriers(shared);
   }
   allow_next_kernel();

@@ -31,9 +31,8 @@ struct Border {
   }
 };
 
-// sums += product of one block of k, scaled. `left`: this warp's first row of the left operand,
-// with another 16 kConfig.left_warpgroups() * 64 rows on where repeats() is 2. `kBorder`: where the
-// compiler knows it.
+// sums += product of one block of k, scaled. `left`: the product's first row of the left operand
+// that this warp has. `kBorder`: where the compiler knows it.
 template <Config kConfig, int kBorder>
 struct Scales {
   static constexpr int kRight = kConfig.right();
@@ -41,19 +40,18 @@ struct Scales {
   static constexpr bool kLate = kConfig.swapped && kRight > (kConfig.blocks_per_sm == 1 ? 64 : 32);
   static constexpr bool kTwo = !kConfig.swapped && kConfig.column_scales() == 2 &&
                                (kBorder < 0 || kBorder < Border<kConfig>::kGroups);
-  static constexpr int kRows = 2 * kConfig.repeats();
-  static constexpr int kCount = kConfig.swapped ? (kLate ? 1 : kRight / 4) : kRows;
+  static constexpr int kCount = !kConfig.swapped ? 2 : kLate ? 1 : kRight / 4;
 
-  float x[kCount];                 // with the weights' first scale in it, but where kLate
-  float second[kTwo ? kRows : 1];  // with their second
+  float x[kCount];             // with the weights' first scale in it, but where kLate
+  float second[kTwo ? 2 : 1];  // with their second
   float w;
   uint32_t address;
   int border;
 
-  __device__ __forceinline__ void load(uint32_t x_scales, uint32_t w_scales, int left,
+  __device__ __forceinline__ void load(uint32_t x_scales, float2 w_scales, int left,
                                        const Tile& tile) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    w = load_shared(w_scales);
+    w = w_scales.x;
     if constexpr (kConfig.swapped) {
       address = x_scales + lane % 4 * 8;
       if constexpr (!kLate) {
@@ -65,20 +63,19 @@ struct Scales {
         }
       }
     } else {
-      const float other = kTwo ? load_shared(w_scales + 4) : 0.0f;
+      address = x_scales + (left + lane / 4) * 4;
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        const int row = left + i / 2 * 64 * kConfig.left_warpgroups() + i % 2 * 8 + lane / 4;
-        const float scale = load_shared(x_scales + row * 4);
+      for (int i = 0; i < 2; ++i) {
+        const float scale = load_shared(address + i * 32);
         x[i] = scale * w;
-        if constexpr (kTwo) second[i] = scale * other;
+        if constexpr (kTwo) second[i] = scale * w_scales.y;
       }
       border = kBorder < 0 ? Border<kConfig>::of(tile) : kBorder;
     }
   }
 
-  __device__ __forceinline__ void add(float (&sums)[kRight / 2], const float (&product)[kRight / 2],
-                                      int repeat) const {
+  __device__ __forceinline__ void add(float (&sums)[kRight / 2],
+                                      const float (&product)[kRight / 2]) const {
 #pragma unroll
     for (int i = 0; i < kRight / 8; ++i) {
       float a, b, c, d;  // of the four sums of a group of 8
@@ -92,12 +89,12 @@ struct Scales {
           b = d = x[2 * i + 1];
         }
       } else {
-        a = b = x[2 * repeat];
-        c = d = x[2 * repeat + 1];
+        a = b = x[0];
+        c = d = x[1];
         if constexpr (kTwo) {
           if (i >= border) {
-            a = b = second[2 * repeat];
-            c = d = second[2 * repeat + 1];
+            a = b = second[0];
+            c = d = second[1];
           }
         }
       }
@@ -113,6 +110,7 @@ struct Scales {
 template <Config kConfig>
 struct Multiplier {
   static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
+  static constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows to the next repeat
   // Of a stage.
   static constexpr int kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes();
   static constexpr int kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes();
@@ -138,7 +136,7 @@ struct Multiplier {
                   : memory.empty(0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    const int left_at = repeat * kConfig.left_warpgroups() * 64 * kBlockK;
+    const int left_at = repeat * kNextLeft * kBlockK;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
@@ -148,17 +146,14 @@ struct Multiplier {
     wgmma_commit();
   }
 
-  template <int kBorder>
-  __device__ __forceinline__ void load_scales(Scales<kConfig, kBorder>& scales, int stage,
-                                              const Tile& tile) const {
-    scales.load(shared.x_scales(stage), shared.w_scales(stage), left, tile);
+  // The weights' scales of a stage; the second one where a tile has columns of two.
+  __device__ __forceinline__ float2 load_weight_scales(int stage) const {
+    const uint32_t at = shared.w_scales(stage);
+    const bool two = !kConfig.swapped && kConfig.column_scales() == 2;
+    return make_float2(load_shared(at), two ? load_shared(at + 4) : 0.0f);
   }
   __device__ __forceinline__ void wait_for_stage() const {
     barrier_wait(shared.full(ring.stage), ring.parity);
-  }
-
-  __device__ __forceinline__ bool stage_is_there() const {
-    return barrier_try_wait(shared.full(ring.stage), ring.parity);
   }
 
   // Tells all blocks that fill it that this warp has read a stage.
@@ -178,7 +173,7 @@ struct Multiplier {
   __device__ __forceinline__ void begin_block(const Tile& tile, Scales<kConfig, kBorder>& scales,
                                               Product& product) {
     wait_for_stage();
-    load_scales(scales, ring.stage, tile);
+    scales.load(shared.x_scales(ring.stage), load_weight_scales(ring.stage), left, tile);
     issue(ring.stage, 0, product);
     ring.advance();
   }
@@ -190,7 +185,7 @@ struct Multiplier {
     wgmma_wait<kPending>();
     pin(product);
     if (!scales.kLate) release(done.stage);
-    scales.add(sums, product, 0);
+    scales.add(sums, product);
     if (scales.kLate) release(done.stage);
     done.advance();
   }
@@ -216,35 +211,31 @@ struct Multiplier {
     }
   }
 
-  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. While
-  // a block's last is added the next block is asked for. Scales are read ahead of the products:
-  // behind the first one's start the compiler would let the rest of it wait for them. `kActive`:
+  // One product at a time: the other warpgroup's stand in the tensor cores' queue meanwhile. A
+  // product's scales are read ahead of it: behind its start they would wait for it. `kActive`:
   // repeats that have rows of the tile.
   template <int kActive, int kBorder>
   __device__ __forceinline__ void run_one_by_one(const Tile& tile, int k_blocks,
                                                  Product (&sums)[kRepeats]) {
-    wait_for_stage();
-#pragma unroll kRepeats
+    constexpr int kUnroll = kActive == 2 ? 8 : 4;
+#pragma unroll kUnroll
     for (int k = 0; k < k_blocks; ++k) {
+      wait_for_stage();
       const int stage = ring.stage;
       ring.advance();
-      bool next_is_there = true;
-      Scales<kConfig, kBorder> scales;
-      load_scales(scales, stage, tile);
+      const float2 w_scales = load_weight_scales(stage);
 #pragma unroll
       for (int r = 0; r < kActive; ++r) {
+        Scales<kConfig, kBorder> scales;
+        scales.load(shared.x_scales(stage), w_scales, left + r * kNextLeft, tile);
         Product product;
         issue(stage, r, product);
         wgmma_wait<0>();
         pin(product);
-        if (r == kActive - 1) {
-          if (!scales.kLate) release(stage);
-          next_is_there = k + 1 == k_blocks || stage_is_there();
-        }
-        scales.add(sums[r], product, r);
+        if (!scales.kLate && r == kActive - 1) release(stage);
+        scales.add(sums[r], product);
+        if (scales.kLate && r == kActive - 1) release(stage);
       }
-      if (scales.kLate) release(stage);
-      if (!next_is_there) wait_for_stage();
     }
   }
 
@@ -280,6 +271,13 @@ struct Multiplier {
     for (int r = 0; r < kRepeats; ++r) {
 #pragma unroll
       for (int i = 0; i < kRight / 2; ++i) sums[r][i] = 0.0f;
+    }
+    if constexpr (kConfig.grouped) {
+      // What the compiler no longer knows to be the same for all lanes, once it has seen what
+      // stores a group's edge: left so, it derives each descriptor in a thread's registers (up to
+      // 6%).
+      ring.stage = static_cast<int>(uniform(ring.stage));
+      ring.parity = uniform(ring.parity);
     }
     if constexpr (kConfig.swiglu) {
       run_with<Border<kConfig>::kUp>(tile, k_blocks, active, sums);

@@ -39,10 +39,8 @@ struct Ring {
   int stage = 0;
   uint32_t parity = 0;
   __device__ void advance() {
-    if (++stage == kConfig.stages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    stage = stage == kConfig.stages - 1 ? 0 : stage + 1;
+    parity ^= stage == 0;
   }
 };
 

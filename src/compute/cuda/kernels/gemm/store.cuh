@@ -4,6 +4,7 @@
 
 #include "compute/cuda/kernels/gemm/schedule.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
+#include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
@@ -80,69 +81,85 @@ __device__ __forceinline__ void store_rows(const Params& p, const Tile& tile, in
   }
 }
 
-// The same into `staging`, boxes of 16 rows x 64 columns in shared memory, from where send_rows()
-// has them copied.
+// The same into `staging`, boxes of a warpgroup's 64 rows x 64 columns in shared memory.
 template <Config kConfig>
 __device__ __forceinline__ void stage_rows(uint32_t staging,
                                            const float (&sums)[kConfig.right() / 2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int staged_row = lane % 16;  // whose 16 bytes this lane tells the place of
+  const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane % 16;
+  staging += row * 128;  // of the 16 bytes whose place this lane tells
 #pragma unroll
   for (int i = 0; i < kConfig.columns / 8; i += 2) {  // 16 columns
     const int chunk = i % 8 + lane / 16;
-    const uint32_t at = staging + i / 8 * kConfig.staged_box_bytes() + staged_row * 128;
-    store_matrices(at + ((chunk ^ (staged_row & 7)) << 4), pack_bf16(sums[4 * i], sums[4 * i + 1]),
+    const uint32_t at = staging + i / 8 * kConfig.staged_box_bytes();
+    store_matrices(at + ((chunk ^ (row & 7)) << 4), pack_bf16(sums[4 * i], sums[4 * i + 1]),
                    pack_bf16(sums[4 * i + 2], sums[4 * i + 3]),
                    pack_bf16(sums[4 * i + 4], sums[4 * i + 5]),
                    pack_bf16(sums[4 * i + 6], sums[4 * i + 7]));
   }
 }
 
-// One thread, once the warp's stage_rows() is behind a fence. What lies past the ends of out is not
-// written.
+// A warp's 16 staged rows, `row` the first of the warpgroup's: those of the tile's group.
 template <Config kConfig>
-__device__ __forceinline__ void send_rows(const Params& p, const Tile& tile, int row,
+__device__ __forceinline__ void copy_rows(const Params& p, const Tile& tile, int row,
                                           uint32_t staging) {
-#pragma unroll
-  for (int box = 0; box < kConfig.columns / 64; ++box) {
-    store_box(staging + box * kConfig.staged_box_bytes(), &p.out_map, tile.first_column + box * 64,
-              row);
+  constexpr int kChunks = kConfig.columns / 8;  // of 16 bytes, in a row
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
+  const int begin = max(tile.begin_row - row, first), end = min(tile.end_row - row, first + 16);
+  for (int i = begin * kChunks + lane; i < end * kChunks; i += 32) {
+    const int local = i / kChunks, chunk = i % kChunks;
+    const uint32_t at = staging + chunk / 8 * kConfig.staged_box_bytes() + local * 128 +
+                        (((chunk ^ local) & 7) << 4);
+    const int column = tile.first_column + chunk * 8;
+    if (column >= p.n) continue;
+    *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.out) + (row + local) * p.out_stride +
+                              column) = load_shared_vector(at);
   }
 }
 
-// Stores a tile that is staged: whole sixteens of rows by the copy engine, while the warp goes on,
-// the others directly. `warp`: of those that multiply; `left`: its first row of the first repeat.
+// A warpgroup's rows of a tile that is staged: 64 of the tile's group by the copy engine, while the
+// warpgroup goes on, others by their warps. `left`: the warp's first row of the first repeat;
+// `warp`: of the warpgroup.
 template <Config kConfig>
 __device__ __forceinline__ void store_staged(
-    const Params& p, const Tile& tile, int left, uint32_t staging, int warp, int active,
-    const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
+    const Params& p, const Tile& tile, int left, uint32_t staging, int warpgroup, int warp,
+    int active, const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
   constexpr int kRepeats = kConfig.repeats();
-  constexpr int kBytes = kConfig.columns / 64 * kConfig.staged_box_bytes();  // of a repeat
-  staging += warp * kRepeats * kBytes;
+  constexpr int kBoxes = kConfig.columns / 64;
+  constexpr int kBytes = kBoxes * kConfig.staged_box_bytes();  // of a repeat
+  staging += warpgroup * kRepeats * kBytes;
   const auto row_of = [&](int repeat) {
-    return tile.first_row + left + repeat * kConfig.left_warpgroups() * 64;
+    return tile.first_row + left - warp * 16 + repeat * kConfig.left_warpgroups() * 64;
   };
-  if (elect_lane()) wait_for_box_reads();  // the last tile's
-  __syncwarp();
-  bool sent[kRepeats];
+  // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
+  const auto is_whole = [&](int repeat) {
+    return !kConfig.grouped ||
+           (row_of(repeat) >= tile.begin_row && row_of(repeat) + 64 <= tile.end_row);
+  };
+  if (warp == 0 && elect_lane()) wait_for_box_reads();  // the last tile's
+  named_sync<128>(kStaging + warpgroup);
 #pragma unroll
   for (int r = 0; r < kRepeats; ++r) {
-    const int row = row_of(r);
-    // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
-    const bool whole = !kConfig.grouped || (row >= tile.begin_row && row + 16 <= tile.end_row);
-    sent[r] = r < active && whole && p.out_alignment == 16;
-    if (sent[r]) {
-      stage_rows<kConfig>(staging + r * kBytes, sums[r]);
-    } else if (r < active) {
-      store_rows<kConfig>(p, tile, row, sums[r]);
-    }
+    if (r < active) stage_rows<kConfig>(staging + r * kBytes, sums[r]);
   }
   async_proxy_fence();
-  __syncwarp();
-  if (!elect_lane()) return;
+  named_sync<128>(kStaging + warpgroup);
 #pragma unroll
   for (int r = 0; r < kRepeats; ++r) {
-    if (sent[r]) send_rows<kConfig>(p, tile, row_of(r), staging + r * kBytes);
+    if (r < active && !is_whole(r)) {
+      copy_rows<kConfig>(p, tile, row_of(r), staging + r * kBytes);
+    }
+  }
+  if (warp > 0 || !elect_lane()) return;
+#pragma unroll
+  for (int r = 0; r < kRepeats; ++r) {
+    if (r >= active || !is_whole(r)) continue;
+#pragma unroll
+    for (int box = 0; box < kBoxes; ++box) {
+      store_box(staging + r * kBytes + box * kConfig.staged_box_bytes(), &p.out_map,
+                tile.first_column + box * 64, row_of(r));
+    }
   }
   commit_boxes();
 }
