@@ -41,6 +41,14 @@ class Matrices {
   __device__ uint64_t at(uint32_t stage, uint32_t stage_bytes, uint32_t offset) const {
     return kHigh | (low_ + stage * (stage_bytes / 16) + offset / 16);
   }
+  // What lies `bytes` on, in another swizzle.
+  template <uint32_t kOtherGroupBytes, Swizzle kOther>
+  __device__ Matrices<kColumnBytes, kOtherGroupBytes, kOther> as(uint32_t bytes) const {
+    return {low_ + (bytes >> 4), Matrices<kColumnBytes, kOtherGroupBytes, kOther>::kMade};
+  }
+
+  enum Made { kMade };
+  __device__ Matrices(uint32_t low, Made) : low_(low) {}
 
  private:
   static constexpr uint64_t kHigh =

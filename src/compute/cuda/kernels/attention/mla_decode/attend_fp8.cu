@@ -31,24 +31,27 @@ static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 struct Weighing {
   const Fp8Params& p;
   const Fp8Shared& shared;
-  Stage stage{};  // of the page that is weighed next
+  const Fp8Operands pages;  // of place 0
+  Stage stage{};            // of the page that is weighed next
   int turn = 0;
   float scale[2] = {};  // of scores
 
   __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory)
-      : p(params), shared(memory) {}
+      : p(params), shared(memory), pages(memory.page(0)) {}
 
   __device__ void begin(const Segment& segment, const Rows& rows) {
     stage = round_queries(p.in, shared, segment, stage);
+    stage.index = static_cast<int>(uniform(stage.index));
+    stage.parity = uniform(stage.parity);
     const uint32_t scales = shared.query_scales() + rows.row * 4;
     scale[0] = p.in.score_scale * load_shared(scales);
     scale[1] = p.in.score_scale * load_shared(scales + 32);
   }
+  // `queries`: anew for each page, or the compiler keeps all their descriptors over the loop.
   template <int kPart>
-  __device__ void issue(float (&s)[32], const Stage& page) const {
+  __device__ void issue(float (&s)[32], const Fp8Operands& queries, const Stage& page) const {
     if (kPart == 0) barrier_wait(shared.full(page.index), page.parity);
-    // Operands are made anew: kept over the loop they would fill registers.
-    issue_scores<kPart>(s, Fp8Operands(shared.query()), Fp8Operands(shared.page(page.index)));
+    issue_scores<kPart>(s, queries, pages, page.index);
   }
   // The page has its weights.
   __device__ void publish() {
@@ -98,10 +101,11 @@ __device__ inline void leave_offsets(const Fp8Shared& shared, int turn, const Ro
 // Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
 __device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
                                            float (&next)[32], RowState& state) {
-  w.issue<0>(next, w.stage.next());
+  const Fp8Operands queries(w.shared.query());
+  w.issue<0>(next, queries, w.stage.next());
   wgmma_wait<1>();
   pin(s);
-  make_weights(w, rows, i, s, state, [&] { w.issue<1>(next, w.stage.next()); });
+  make_weights(w, rows, i, s, state, [&] { w.issue<1>(next, queries, w.stage.next()); });
   w.publish();
 }
 
@@ -114,11 +118,12 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   while (segments.next(segment)) {
     const Rows rows(p.in, segment);
     RowState state;
-    const int num_pages = segment.num_pages;
+    const int num_pages = static_cast<int>(uniform(segment.num_pages));
     if (num_pages == 0) continue;
     w.begin(segment, rows);
-    w.issue<0>(s[0], w.stage);
-    w.issue<1>(s[0], w.stage);
+    const Fp8Operands queries(shared.query());
+    w.issue<0>(s[0], queries, w.stage);
+    w.issue<1>(s[0], queries, w.stage);
     int i = 0;
 #pragma unroll 1
     for (; i + 2 < num_pages; i += 2) {

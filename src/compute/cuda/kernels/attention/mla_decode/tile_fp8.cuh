@@ -26,24 +26,26 @@ using WeightMatrix = Matrices<16, 512, Swizzle::k64>;
 // A page, or the queries, as operands: rows of 128 and of 64 bytes.
 struct Fp8Operands {
   Matrices<16, 1024> wide;
-  WeightMatrix rope;
-  __device__ explicit Fp8Operands(uint32_t page) : wide(page), rope(page + kFp8RopeOffset) {}
+  __device__ explicit Fp8Operands(uint32_t page) : wide(page) {}
+  __device__ WeightMatrix rope() const { return wide.as<512, Swizzle::k64>(kFp8RopeOffset); }
 };
 
 // Half of a page's scores, as a group: nine products.
 template <int kPart>
 __device__ inline void issue_scores(float (&s)[32], const Fp8Operands& queries,
-                                    const Fp8Operands& page) {
+                                    const Fp8Operands& pages, int stage) {
   if (kPart == 0) pin(s);
   wgmma_fence();
 #pragma unroll
   for (int k = kPart * 9; k < kPart * 9 + 9; ++k) {
     if (k < 16) {
       const int at = k / 4 * kBoxBytes + k % 4 * 32;
-      WgmmaE4m3<64>::multiply(s, queries.wide.at(at), page.wide.at(at), k > 0);
+      WgmmaE4m3<64>::multiply(s, queries.wide.at(at), pages.wide.at(stage, kFp8PageBytes, at),
+                              k > 0);
     } else {
       const int at = (k - 16) * 32;
-      WgmmaE4m3<64>::multiply(s, queries.rope.at(at), page.rope.at(at), 1);
+      WgmmaE4m3<64>::multiply(s, queries.rope().at(at), pages.rope().at(stage, kFp8PageBytes, at),
+                              1);
     }
   }
   wgmma_commit();
