@@ -11,11 +11,11 @@
 #include "compute/cuda/kernels/gemm/launch.h"
 #include "compute/cuda/kernels/gemm_bf16/launch.h"
 #include "compute/cuda/packed.h"
-#include "compute/cuda/runtime/fp8_rows.h"
 #include "compute/cuda/runtime/memory.h"
 #include "compute/cuda/runtime/stream.h"
 #include "compute/cuda/runtime/uploader.h"
 #include "tensor/carver.h"
+#include "tensor/fp8_rows.h"
 
 namespace deepflight {
 
@@ -112,10 +112,6 @@ struct CudaBackend::Impl {
 };
 
 // The FP8 form of rows as the kernels take it.
-static_assert(Rows::kFp8RowsBeyond == Fp8Rows::kRowsBeyond &&
-              Rows::kFp8ScalesBeyond == Fp8Rows::kScalesBeyond &&
-              Rows::fp8_scale_stride_of(1) == Fp8Rows::scale_stride_of(1) &&
-              Rows::fp8_scale_stride_of(2) == Fp8Rows::scale_stride_of(2));
 inline Fp8Rows fp8_rows(const Rows& rows) {
   if (!rows.fp8) return {};
   return {static_cast<uint8_t*>(rows.fp8.raw()), rows.fp8.stride(0),

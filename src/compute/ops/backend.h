@@ -44,18 +44,9 @@ struct Rows {
   Rows() = default;
   Rows(const TensorView& values) : values(values) {}  // NOLINT: rows without an FP8 form
 
-  // A product may read as many rows of `fp8` past the last (copies take whole tiles), so they
-  // are memory too, whatever stands there.
-  static constexpr int64_t kFp8RowsBeyond = 127;
-  // And of each block's scales.
-  static constexpr int64_t kFp8ScalesBeyond = 31;
-  static constexpr int64_t fp8_scale_stride_of(int64_t num_rows) {
-    return (num_rows + kFp8ScalesBeyond + 31) / 32 * 32;
-  }
-
   TensorView values;  // [num_rows, features], activation dtype
-  TensorView fp8;     // F8E4M3 [num_rows, features]
-  // F32 [ceil(features / 128), fp8_scale_stride_of(rows)]: by block, then row.
+  TensorView fp8;     // F8E4M3 [num_rows, features]; what lies beyond is as Fp8Rows has it
+  // F32 [ceil(features / 128), Fp8Rows::scale_stride_of(rows)]: by block, then row.
   TensorView fp8_scales;
 
   int64_t dim(int i) const { return values.dim(i); }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "tensor/carver.h"
+#include "tensor/fp8_rows.h"
 
 namespace deepflight {
 namespace {
@@ -63,10 +64,10 @@ void carve(const DeepseekConfig& config, const WorkspaceSize& size, const Backen
   // The FP8 form of rows: 16-byte rows of values, scales by 1x128 block.
   const auto take_fp8 = [&](Rows DecoderWorkspace::*rows, int64_t columns) {
     if (!with_fp8) return;
-    const TensorView fp8 =
-        carver.take(DType::kF8E4M3, {max_tokens + Rows::kFp8RowsBeyond, (columns + 15) / 16 * 16});
-    const TensorView scales =
-        carver.take(DType::kF32, {(columns + 127) / 128, Rows::fp8_scale_stride_of(max_tokens)});
+    const TensorView fp8 = carver.take(
+        DType::kF8E4M3, {max_tokens + Fp8Rows::kRowsBeyond, Fp8Rows::value_stride_of(columns)});
+    const TensorView scales = carver.take(
+        DType::kF32, {Fp8Rows::num_scale_blocks(columns), Fp8Rows::scale_stride_of(max_tokens)});
     if (workspace == nullptr || columns == 0) return;
     (workspace->*rows).fp8 = fp8.first_rows(max_tokens).slice(1, 0, columns);
     (workspace->*rows).fp8_scales = scales;

@@ -63,9 +63,11 @@ inline std::vector<float> random_normal(int64_t count, float deviation, uint64_t
   return values;
 }
 
-// How many copies of `bytes` launches take turns on so that none finds its own in the L2.
-inline int64_t copies_past_l2(int64_t bytes) {
-  return 4 * DeviceInfo::current().l2_bytes / std::max<int64_t>(bytes, 1) + 1;
+// How many copies of `bytes` launches take turns on so that none finds its own in the L2; one for
+// each of `num_launches` suffice.
+inline int64_t copies_past_l2(int64_t bytes, int64_t num_launches = INT64_MAX) {
+  const int64_t wanted = 4 * DeviceInfo::current().l2_bytes / std::max<int64_t>(bytes, 1) + 1;
+  return std::min(wanted, num_launches);
 }
 
 // BF16 bits of float values, and back.

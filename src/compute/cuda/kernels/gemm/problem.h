@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "compute/cuda/runtime/fp8_rows.h"
+#include "tensor/fp8_rows.h"
 
 namespace deepflight {
 

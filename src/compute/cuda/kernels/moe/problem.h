@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "compute/cuda/runtime/fp8_rows.h"
+#include "tensor/fp8_rows.h"
 
 namespace deepflight::cuda_moe {
 

@@ -14,10 +14,6 @@ using testing::DeviceArray;
 constexpr int kLaunches = 20;
 constexpr int64_t kRows[] = {1, 64, 256, 8192};
 
-int64_t copies_of(int64_t bytes) {
-  return std::min<int64_t>(testing::copies_past_l2(bytes), kLaunches);
-}
-
 std::vector<uint16_t> random_bits(int64_t count) {
   auto pattern = testing::to_bf16(testing::random_normal(1 << 16, 1.0f, 1));
   std::vector<uint16_t> bits(count);
@@ -36,7 +32,7 @@ TEST(NormBench, AddRmsNormToFp8) {
   for (const int64_t rows : kRows) {
     // Reads the sum and the delta, writes the sum, the norm and its FP8 form.
     const int64_t bytes = rows * width * (2 + 2 + 2 + 2 + 1) + rows * width / 128 * 4;
-    const int64_t copies = copies_of(bytes);
+    const int64_t copies = testing::copies_past_l2(bytes, kLaunches);
     const DeviceArray<uint16_t> delta(random_bits(copies * rows * width));
     const DeviceArray<uint16_t> residual(random_bits(copies * rows * width));
     const DeviceArray<uint16_t> out(copies * rows * width);
@@ -76,7 +72,7 @@ TEST(NormBench, RmsNormPair) {
   for (const int64_t rows : kRows) {
     // The first to FP8 alone, the second in place.
     const int64_t bytes = rows * (a_width * 3 + b_width * 4) + rows * a_width / 128 * 4;
-    const int64_t copies = copies_of(bytes);
+    const int64_t copies = testing::copies_past_l2(bytes, kLaunches);
     const DeviceArray<uint16_t> x(random_bits(copies * rows * stride));
     const DeviceArray<uint8_t> values(copies * rows * a_width);
     const int64_t scale_stride = Fp8Rows::scale_stride_of(rows);
@@ -119,7 +115,7 @@ TEST(RopeBench, RopeWriteKv) {
   const DeviceArray<float> cos_sin(testing::random_normal(8192 * rope, 0.5f, 2));
   for (const int64_t rows : kRows) {
     const int64_t bytes = rows * (heads * rope * 4 + (latent + rope) * 4 + rope * 2);
-    const int64_t copies = copies_of(rows * heads * rope * 2);
+    const int64_t copies = testing::copies_past_l2(rows * heads * rope * 2, kLaunches);
     const DeviceArray<uint16_t> q(random_bits(copies * rows * heads * head_dim));
     const DeviceArray<uint16_t> latents(random_bits(copies * rows * latent_stride));
     std::vector<int32_t> positions(rows), slots(rows), pages(rows * 128);

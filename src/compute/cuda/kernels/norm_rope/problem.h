@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "compute/cuda/primitives/page_format.h"
-#include "compute/cuda/runtime/fp8_rows.h"
+#include "tensor/fp8_rows.h"
 
 namespace deepflight::cuda_norm_rope {
 

@@ -12,11 +12,6 @@ using testing::DeviceArray;
 
 constexpr int kLaunches = 20;
 
-// As many copies as launches take turns on so that none finds its rows in the L2.
-int64_t copies_of(int64_t bytes) {
-  return std::min<int64_t>(testing::copies_past_l2(bytes), kLaunches);
-}
-
 std::vector<uint16_t> random_bits(int64_t count) {
   auto pattern = testing::to_bf16(testing::random_normal(1 << 16, 1.0f, 1));
   std::vector<uint16_t> bits(count);
@@ -34,7 +29,7 @@ TEST(QuantizeBench, Rows) {
   for (const int64_t width : {7168, 1536}) {
     for (const int64_t rows : {1, 64, 256, 8192}) {
       const int64_t bytes = rows * width * 3 + rows * width / 128 * 4;
-      const int64_t copies = copies_of(bytes);
+      const int64_t copies = testing::copies_past_l2(bytes, kLaunches);
       const DeviceArray<uint16_t> x(random_bits(copies * rows * width));
       const DeviceArray<uint8_t> values(copies * rows * width);
       const int64_t scale_stride = Fp8Rows::scale_stride_of(rows);
@@ -71,7 +66,7 @@ TEST(QuantizeBench, SwigluToFp8) {
   for (const int64_t width : {2048, 18432}) {
     for (const int64_t rows : {1, 64, 256, 8192}) {
       const int64_t bytes = rows * width * 5 + rows * width / 128 * 4;
-      const int64_t copies = copies_of(bytes);
+      const int64_t copies = testing::copies_past_l2(bytes, kLaunches);
       const DeviceArray<uint16_t> x(random_bits(copies * rows * width * 2));
       const DeviceArray<uint8_t> values(copies * rows * width);
       const int64_t scale_stride = Fp8Rows::scale_stride_of(rows);
