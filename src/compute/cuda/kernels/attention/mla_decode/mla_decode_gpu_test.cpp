@@ -12,8 +12,6 @@
 namespace deepflight::cuda_mla_decode {
 namespace {
 
-using namespace deepflight::testing;  // NOLINT: the helpers of gpu_testing.h
-
 void check(const Shape& shape, bool fast, int64_t head_step = 1) {
   SCOPED_TRACE(::testing::Message() << "heads " << shape.heads << " latent " << shape.latent
                                     << " format " << static_cast<int>(shape.format) << " sequences "

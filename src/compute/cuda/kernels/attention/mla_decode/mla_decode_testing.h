@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
+#include "compute/cuda/primitives/page_testing.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
 namespace deepflight::cuda_mla_decode {
@@ -244,32 +244,12 @@ class World {
     for (int64_t j = 0; j < kv_len; ++j) {
       const int64_t token = token_idx(layer, s, j);
       for (int64_t i = 0; i < dim_; ++i) {
-        values_[token * dim_ + i] = store(&host_pool_[token * token_bytes()], i, j,
-                                          random[(first + j * dim_ + i) % 1000003]);
+        values_[token * dim_ + i] =
+            write_token_value(&host_pool_[token * token_bytes()], w_.format, w_.latent, i, j,
+                              random[(first + j * dim_ + i) % 1000003], kKvScale);
       }
     }
   }
-  // Value `i` of a token; gives what the kernel sees. Scales of groups are any powers of two.
-  float store(uint8_t* token, int64_t i, int64_t j, float value) const {
-    if (w_.format == PageFormat::kF8E4M3) {
-      token[i] = f32_to_f8e4m3(value);
-      return f8e4m3_to_f32(token[i]) * kKvScale;
-    }
-    if (w_.format == PageFormat::kF8Group && i < w_.latent) {
-      const int64_t group = i / kPageGroup;
-      const float scale = std::ldexp(1.0f, static_cast<int>((j + 2 * group) % 5) - 3);
-      std::memcpy(token + scales_offset_bytes(w_.latent) + 4 * group, &scale, 4);
-      token[i] = f32_to_f8e4m3(value / scale);
-      return f8e4m3_to_f32(token[i]) * scale;
-    }
-    const uint16_t bits = f32_to_bf16(value);
-    uint8_t* at = w_.format == PageFormat::kBF16
-                      ? token + 2 * i
-                      : token + rope_offset_bytes(w_.latent) + 2 * (i - w_.latent);
-    std::memcpy(at, &bits, 2);
-    return bf16_to_f32(bits);
-  }
-
   const Shape w_;
   const int64_t dim_, num_slots_;
   int64_t num_pages_, table_stride_;

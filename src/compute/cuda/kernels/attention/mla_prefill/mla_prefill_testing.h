@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -14,6 +13,7 @@
 
 #include "compute/cuda/kernels/attention/mla_prefill/launch.h"
 #include "compute/cuda/kernels/attention/mla_prefill/testing/test_product.h"
+#include "compute/cuda/primitives/page_testing.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
 namespace deepflight::cuda_mla_prefill {
@@ -259,26 +259,6 @@ class MlaPrefillCase {
   int64_t token_bytes() const { return page_token_bytes(w_.format, w_.latent, w_.rope); }
   int64_t layer_bytes() const { return kPageTokens * token_bytes(); }
 
-  // Value `i` of a token; gives what the kernel sees. Scales of groups are any powers of two.
-  float store(uint8_t* token, int64_t i, int64_t key, float value) const {
-    if (w_.format == PageFormat::kF8E4M3) {
-      token[i] = f32_to_f8e4m3(value / kKvScale);
-      return f8e4m3_to_f32(token[i]) * kKvScale;
-    }
-    if (w_.format == PageFormat::kF8Group && i < w_.latent) {
-      const int64_t group = i / kPageGroup;
-      const float scale = std::ldexp(1.0f, static_cast<int>((key + 2 * group) % 5) - 3);
-      std::memcpy(token + scales_offset_bytes(w_.latent) + 4 * group, &scale, 4);
-      token[i] = f32_to_f8e4m3(value / scale);
-      return f8e4m3_to_f32(token[i]) * scale;
-    }
-    const uint16_t bits = f32_to_bf16(value);
-    const int64_t at =
-        w_.format == PageFormat::kBF16 ? 2 * i : rope_offset_bytes(w_.latent) + 2 * (i - w_.latent);
-    std::memcpy(token + at, &bits, 2);
-    return bf16_to_f32(bits);
-  }
-
   void make_pool() {
     const int64_t num_sequences = static_cast<int64_t>(w_.sequences.size());
     num_pages_ += 3;
@@ -302,7 +282,8 @@ class MlaPrefillCase {
                          k % kPageTokens * token_bytes();
         for (int64_t i = 0; i < token_dim(); ++i) {
           float& value = tokens_[s][k * token_dim() + i];
-          value = store(token, i, k, value);
+          if (w_.format == PageFormat::kF8E4M3) value /= kKvScale;
+          value = write_token_value(token, w_.format, w_.latent, i, k, value, kKvScale);
         }
       }
     }
