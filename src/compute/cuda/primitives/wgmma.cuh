@@ -12,6 +12,14 @@ namespace deepflight::device {
 // of 64 bytes, at c ^ r / 2 % 4.
 enum class Swizzle : uint64_t { k128 = 1, k64 = 2 };
 
+// Where a chunk of a row lies in k128, and in k64.
+__device__ constexpr uint32_t chunk_of_128(int row, int chunk) {
+  return row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+__device__ constexpr uint32_t chunk_of_64(int row, int chunk) {
+  return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
+}
+
 // Of rows in a swizzle, groups of 8 rows `group_bytes` apart. For an operand whose rows run along
 // k, `column_bytes` lie between blocks of 64 of its other dimension.
 __device__ constexpr uint64_t matrix_descriptor(uint32_t shared, uint32_t column_bytes,
@@ -44,13 +52,16 @@ class Matrices {
   // What lies `bytes` on, in another swizzle.
   template <uint32_t kOtherGroupBytes, Swizzle kOther>
   __device__ Matrices<kColumnBytes, kOtherGroupBytes, kOther> as(uint32_t bytes) const {
-    return {low_ + (bytes >> 4), Matrices<kColumnBytes, kOtherGroupBytes, kOther>::kMade};
+    Matrices<kColumnBytes, kOtherGroupBytes, kOther> other;
+    other.low_ = low_ + (bytes >> 4);
+    return other;
   }
 
-  enum Made { kMade };
-  __device__ Matrices(uint32_t low, Made) : low_(low) {}
-
  private:
+  template <uint32_t, uint32_t, Swizzle>
+  friend class Matrices;
+  Matrices() = default;
+
   static constexpr uint64_t kHigh =
       matrix_descriptor(0, kColumnBytes, kGroupBytes, kSwizzle) >> 32 << 32;
   uint32_t low_;

@@ -36,8 +36,9 @@ struct Config {
   }
   constexpr int left_warpgroups() const {
     return swiglu ? 1 : warpgroups;
-  }  // with rows of their own
-  constexpr int repeats() const { return left() / (64 * left_warpgroups()); }
+  }                                                                     // with rows of their own
+  constexpr int repeat_rows() const { return 64 * left_warpgroups(); }  // from one to the next
+  constexpr int repeats() const { return left() / repeat_rows(); }
   // Whether a warpgroup's registers hold the products of two blocks of k beside the sums.
   constexpr bool pipelined() const {
     return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : warpgroups == 1 ? 64 : 32);

@@ -35,10 +35,9 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
                                         const int32_t* before) {
   constexpr int kRepeats = kConfig.repeats();
   // The same for all lanes, as the compiler then knows.
-  const int all_warps = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-  const int warpgroup = all_warps / 4, warp = all_warps % 4;
+  const int warp_idx = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int warpgroup = warp_idx / 4, warp = warp_idx % 4;
   const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
-  constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows from one repeat to the next
   Tiles<kConfig, true> tiles(p, shared, before);
   const Schedule<kConfig>& schedule = tiles.schedule;
   Tile tile;
@@ -51,24 +50,25 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
     if constexpr (kConfig.swiglu) {
       store_activated<kConfig>(p, tile, left, exchange, sums[0]);
       if constexpr (kRepeats == 2) {
-        if (active == 2) store_activated<kConfig>(p, tile, left + kNextLeft, exchange, sums[1]);
+        if (active == 2)
+          store_activated<kConfig>(p, tile, left + kConfig.repeat_rows(), exchange, sums[1]);
       }
     } else if constexpr (kConfig.split_k > 1) {
       // The stages have been read by all; a split kernel has no second tile to fill them.
       named_sync<kConfig.warpgroups * 128>(kAll);
 #pragma unroll
       for (int r = 0; r < kRepeats; ++r) {
-        put_partial<kConfig>(shared.base, left + r * kNextLeft, sums[r]);
+        put_partial<kConfig>(shared.base, left + r * kConfig.repeat_rows(), sums[r]);
       }
       cluster_sync();
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
     } else if constexpr (kConfig.staged) {
-      store_staged<kConfig>(p, tile, left, shared.base, warpgroup, warp, active, sums);
+      store_staged<kConfig>(p, tile, shared.base, warpgroup, warp, active, sums);
     } else {
       store_part<kConfig>(p, tile, left, sums[0]);
       if constexpr (kRepeats == 2) {
-        if (active == 2) store_part<kConfig>(p, tile, left + kNextLeft, sums[1]);
+        if (active == 2) store_part<kConfig>(p, tile, left + kConfig.repeat_rows(), sums[1]);
       }
     }
   }

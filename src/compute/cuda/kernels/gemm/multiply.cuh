@@ -110,7 +110,6 @@ struct Scales {
 template <Config kConfig>
 struct Multiplier {
   static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
-  static constexpr int kNextLeft = 64 * kConfig.left_warpgroups();  // rows to the next repeat
   // Of a stage.
   static constexpr int kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes();
   static constexpr int kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes();
@@ -136,7 +135,7 @@ struct Multiplier {
                   : memory.empty(0)) {}
 
   __device__ __forceinline__ void issue(int stage, int repeat, Product& product) const {
-    const int left_at = repeat * kNextLeft * kBlockK;
+    const int left_at = repeat * kConfig.repeat_rows() * kBlockK;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kBlockK / 32; ++i) {
@@ -146,11 +145,12 @@ struct Multiplier {
     wgmma_commit();
   }
 
-  // The weights' scales of a stage; the second one where a tile has columns of two.
+  // The weights' scales of a stage; the second one where the tile has columns of two.
+  template <int kBorder>
   __device__ __forceinline__ float2 load_weight_scales(int stage) const {
     const uint32_t at = shared.w_scales(stage);
-    const bool two = !kConfig.swapped && kConfig.column_scales() == 2;
-    return make_float2(load_shared(at), two ? load_shared(at + 4) : 0.0f);
+    constexpr bool kTwo = Scales<kConfig, kBorder>::kTwo;
+    return make_float2(load_shared(at), kTwo ? load_shared(at + 4) : 0.0f);
   }
   __device__ __forceinline__ void wait_for_stage() const {
     barrier_wait(shared.full(ring.stage), ring.parity);
@@ -173,7 +173,7 @@ struct Multiplier {
   __device__ __forceinline__ void begin_block(const Tile& tile, Scales<kConfig, kBorder>& scales,
                                               Product& product) {
     wait_for_stage();
-    scales.load(shared.x_scales(ring.stage), load_weight_scales(ring.stage), left, tile);
+    scales.load(shared.x_scales(ring.stage), load_weight_scales<kBorder>(ring.stage), left, tile);
     issue(ring.stage, 0, product);
     ring.advance();
   }
@@ -223,11 +223,11 @@ struct Multiplier {
       wait_for_stage();
       const int stage = ring.stage;
       ring.advance();
-      const float2 w_scales = load_weight_scales(stage);
+      const float2 w_scales = load_weight_scales<kBorder>(stage);
 #pragma unroll
       for (int r = 0; r < kActive; ++r) {
         Scales<kConfig, kBorder> scales;
-        scales.load(shared.x_scales(stage), w_scales, left + r * kNextLeft, tile);
+        scales.load(shared.x_scales(stage), w_scales, left + r * kConfig.repeat_rows(), tile);
         Product product;
         issue(stage, r, product);
         wgmma_wait<0>();

@@ -8,6 +8,7 @@
 #include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/wgmma.cuh"
 
 namespace deepflight::gemm_fp8 {
 
@@ -87,12 +88,11 @@ __device__ __forceinline__ void stage_rows(uint32_t staging,
                                            const float (&sums)[kConfig.right() / 2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane % 16;
-  staging += row * 128;  // of the 16 bytes whose place this lane tells
 #pragma unroll
   for (int i = 0; i < kConfig.columns / 8; i += 2) {  // 16 columns
-    const int chunk = i % 8 + lane / 16;
-    const uint32_t at = staging + i / 8 * kConfig.staged_box_bytes();
-    store_matrices(at + ((chunk ^ (row & 7)) << 4), pack_bf16(sums[4 * i], sums[4 * i + 1]),
+    // Of the 16 bytes whose place this lane tells.
+    const uint32_t at = i / 8 * kConfig.staged_box_bytes() + chunk_of_128(row, i % 8 + lane / 16);
+    store_matrices(staging + at, pack_bf16(sums[4 * i], sums[4 * i + 1]),
                    pack_bf16(sums[4 * i + 2], sums[4 * i + 3]),
                    pack_bf16(sums[4 * i + 4], sums[4 * i + 5]),
                    pack_bf16(sums[4 * i + 6], sums[4 * i + 7]));
@@ -109,8 +109,8 @@ __device__ __forceinline__ void copy_rows(const Params& p, const Tile& tile, int
   const int begin = max(tile.begin_row - row, first), end = min(tile.end_row - row, first + 16);
   for (int i = begin * kChunks + lane; i < end * kChunks; i += 32) {
     const int local = i / kChunks, chunk = i % kChunks;
-    const uint32_t at = staging + chunk / 8 * kConfig.staged_box_bytes() + local * 128 +
-                        (((chunk ^ local) & 7) << 4);
+    const uint32_t at =
+        staging + chunk / 8 * kConfig.staged_box_bytes() + chunk_of_128(local, chunk % 8);
     const int column = tile.first_column + chunk * 8;
     if (column >= p.n) continue;
     *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.out) + (row + local) * p.out_stride +
@@ -119,18 +119,17 @@ __device__ __forceinline__ void copy_rows(const Params& p, const Tile& tile, int
 }
 
 // A warpgroup's rows of a tile that is staged: 64 of the tile's group by the copy engine, while the
-// warpgroup goes on, others by their warps. `left`: the warp's first row of the first repeat;
-// `warp`: of the warpgroup.
+// warpgroup goes on, others by their warps. `warp`: of the warpgroup.
 template <Config kConfig>
 __device__ __forceinline__ void store_staged(
-    const Params& p, const Tile& tile, int left, uint32_t staging, int warpgroup, int warp,
-    int active, const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
+    const Params& p, const Tile& tile, uint32_t staging, int warpgroup, int warp, int active,
+    const float (&sums)[kConfig.repeats()][kConfig.right() / 2]) {
   constexpr int kRepeats = kConfig.repeats();
   constexpr int kBoxes = kConfig.columns / 64;
   constexpr int kBytes = kBoxes * kConfig.staged_box_bytes();  // of a repeat
   staging += warpgroup * kRepeats * kBytes;
   const auto row_of = [&](int repeat) {
-    return tile.first_row + left - warp * 16 + repeat * kConfig.left_warpgroups() * 64;
+    return tile.first_row + warpgroup * 64 + repeat * kConfig.repeat_rows();
   };
   // What the copy engine must not write: rows of other groups. It knows the ends of out itself.
   const auto is_whole = [&](int repeat) {

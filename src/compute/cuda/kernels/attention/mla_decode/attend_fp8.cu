@@ -167,7 +167,7 @@ __device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
 #pragma unroll 1
       for (int chunk = 0; chunk < 4; ++chunk) {
         sum +=
-            sum_weights(load_shared_vector(shared.weights(stage.index) + narrow_chunk(row, chunk)));
+            sum_weights(load_shared_vector(shared.weights(stage.index) + chunk_of_64(row, chunk)));
       }
       __syncwarp();
       if (elect_lane()) barrier_arrive(shared.empty(stage.index), 2);

@@ -158,14 +158,6 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Where chunk `chunk` (16 bytes) of a row lies in a box of rows of 128 or of 64 bytes.
-__device__ inline uint32_t wide_chunk(int row, int chunk) {
-  return row * 128 + ((chunk ^ (row & 7)) << 4);
-}
-__device__ inline uint32_t narrow_chunk(int row, int chunk) {
-  return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
-}
-
 // Eight BF16 values to e4m3.
 __device__ inline uint2 round_8(const Bf16x8& values, float factor) {
   float2 pairs[4];
@@ -206,8 +198,8 @@ __device__ inline void round_query(const Fp8Shared& shared, uint32_t source, int
 #pragma unroll
   for (int i = 0; i < 9; ++i) {
     const uint2 rounded = round_8(values[i], factor);
-    const uint32_t target = i < 8 ? i / 2 * kBoxBytes + wide_chunk(row, i % 2 * 4 + part / 2)
-                                  : kFp8RopeOffset + narrow_chunk(row, part / 2);
+    const uint32_t target = i < 8 ? i / 2 * kBoxBytes + chunk_of_128(row, i % 2 * 4 + part / 2)
+                                  : kFp8RopeOffset + chunk_of_64(row, part / 2);
     asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared.query() + target + part % 2 * 8),
                  "r"(rounded.x), "r"(rounded.y)
                  : "memory");

@@ -45,7 +45,7 @@ __device__ inline void store_weights(const uint32_t (&weights)[16], uint32_t box
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int chunk = 2 * k + lane / 16;
-    const uint32_t address = box + row * 128 + ((chunk ^ (row & 7)) << 4);
+    const uint32_t address = box + chunk_of_128(row, chunk);
     store_matrices(address, weights[4 * k], weights[4 * k + 1], weights[4 * k + 2],
                    weights[4 * k + 3]);
   }

@@ -81,7 +81,7 @@ __device__ inline void load_values(Values& values, const Fp8Shared& shared, int 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const uint32_t base =
-      shared.page(stage) + half * 2 * kBoxBytes + (wide_chunk(lane, warp) ^ block % 2 * 64);
+      shared.page(stage) + half * 2 * kBoxBytes + (chunk_of_128(lane, warp) ^ block % 2 * 64);
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     uint32_t pairs[4];  // of columns, at keys 8 i + 2 (lane % 4) and the next
@@ -145,7 +145,7 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane % 16;
 #pragma unroll
   for (int c = 0; c < 4; c += 2) {
-    store_matrices(box + narrow_chunk(row, c + lane / 16), words[2 * c], words[2 * c + 1],
+    store_matrices(box + chunk_of_64(row, c + lane / 16), words[2 * c], words[2 * c + 1],
                    words[2 * c + 2], words[2 * c + 3]);
   }
 }
