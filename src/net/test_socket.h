@@ -30,7 +30,10 @@ class TestSocket {
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    // Called again after a signal, Linux's connect() waits for the connection already begun.
+    connected_ = unless_interrupted([&] {
+                   return ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address);
+                 }) == 0;
   }
   ~TestSocket() { close(); }
   TestSocket(const TestSocket&) = delete;
