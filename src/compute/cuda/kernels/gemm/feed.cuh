@@ -52,6 +52,15 @@ class Feed {
     advance();
   }
 
+  // The same, behind the last number: until all blocks have taken it. Their arrivals must find this
+  // block's barriers, so it may not end before.
+  __device__ __forceinline__ void drain() {
+    for (int i = 0; i < kSlots; ++i) {
+      barrier_wait(empty(slot_), parity_ ^ 1);
+      advance();
+    }
+  }
+
   // The copying thread of another block: the number comes there.
   __device__ __forceinline__ int receive() {
     barrier_arrive_expect(full(slot_), sizeof(int));
@@ -143,6 +152,10 @@ class TileSource {
       number_ = drawn + schedule.num_clusters();
       return true;
     }
+  }
+  // Behind the last tile.
+  __device__ __forceinline__ void drain() {
+    if (kConfig.grouped && kConfig.cluster() > 1 && schedule.rank() == 0) feed_.drain();
   }
 
   Schedule<kConfig> schedule;

@@ -168,6 +168,21 @@ TEST(Fp8Gemm, EveryConfigurationGrouped) {
   }
 }
 
+// A block that ends while another of its cluster still tells it something takes the kernel with it,
+// once in some ten thousand launches: the likelier, the more stores the others' words stand behind.
+TEST(Fp8Gemm, ManyLaunchesOfClusters) {
+  std::vector<int32_t> rows;
+  for (int i = 0; i < 16; ++i) rows.push_back(90 + i * 37 % 76);
+  const Operands o(std::accumulate(rows.begin(), rows.end(), 0), 7168, 256, rows);
+  const DeviceArray<uint16_t> out(o.m * o.n);
+  const Fp8GemmProblem problem = o.problem(out.data(), o.n);
+  for (const Config& config : compiled_candidates(shape_of(problem))) {
+    if (config.cluster() == 1) continue;
+    for (int i = 0; i < 20000; ++i) launch_fast(problem, config, nullptr);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess) << to_string(config);
+  }
+}
+
 TEST(Fp8Gemm, LargeShapesAgreeWithTheGenericKernel) {
   const int64_t shapes[][3] = {{1, 24576, 1536},  {64, 2112, 7168},   {63, 7168, 2048},
                                {128, 32768, 512}, {1023, 2112, 7168}, {4096, 4096, 1024}};

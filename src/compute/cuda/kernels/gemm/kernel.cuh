@@ -126,8 +126,8 @@ __device__ __forceinline__ void run(const Params& p) {
     wait_for_previous_kernel();
     consume<kConfig>(p, shared, before);
   }
-  // Others may still read this block's sums, or be about to say that they have taken a number.
-  if constexpr (kConfig.split_k > 1 || (kConfig.grouped && kConfig.cluster() > 1)) cluster_meet();
+  // Others may still read this block's sums.
+  if constexpr (kConfig.split_k > 1) cluster_meet();
 }
 
 }  // namespace deepflight::gemm_fp8

@@ -101,6 +101,7 @@ struct Producer {
       }
     }
     if constexpr (kConfig.multicast > 1) drain(ring);
+    tiles.drain();
   }
 
   // Until the blocks of the cluster have read all stages: their arrivals must find this block's
