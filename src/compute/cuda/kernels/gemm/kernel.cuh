@@ -37,7 +37,8 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   // The same for all lanes, as the compiler then knows.
   const int warp_idx = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   const int warpgroup = warp_idx / 4, warp = warp_idx % 4;
-  const int left = (kConfig.swiglu ? 0 : warpgroup * 64) + warp * 16;
+  const int first = kConfig.swiglu ? 0 : warpgroup * 64;  // of its rows of the left operand
+  const int left = first + warp * 16;
   Tiles<kConfig, true> tiles(p, shared, before);
   const Schedule<kConfig>& schedule = tiles.schedule;
   Tile tile;
@@ -45,7 +46,7 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
   Multiplier<kConfig> multiplier(shared, warpgroup, left);
   Exchange exchange{shared.base, warpgroup};
   while (tiles.next(tile)) {
-    const int active = active_repeats<kConfig>(tile);
+    const int active = active_repeats<kConfig>(tile, first);
     multiplier.run(tile, schedule.k_end() - schedule.k_begin(), active, sums);
     if constexpr (kConfig.swiglu) {
       store_activated<kConfig>(p, tile, left, exchange, sums[0]);
@@ -63,6 +64,8 @@ __device__ __forceinline__ void consume(const Params& p, const Shared<kConfig>& 
       cluster_sync();
       store_split<kConfig>(p, tile, schedule.rank(), shared.base);
       return;
+    } else if (active == 0) {
+      continue;
     } else if constexpr (kConfig.staged) {
       store_staged<kConfig>(p, tile, shared.base, warpgroup, warp, active, sums);
     } else {

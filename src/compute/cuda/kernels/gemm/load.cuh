@@ -28,10 +28,14 @@ struct Producer {
   const Params& p;
   const Shared<kConfig>& shared;
 
+  // Of the rows of x, that are brought; a block of a cluster without rows gets one all the same.
+  static __device__ __forceinline__ int num_halves(const Tile& tile) {
+    return kHalves && active_repeats<kConfig>(tile, 0) == 2 ? 2 : 1;
+  }
+
   __device__ __forceinline__ void load_weights(const Tile& tile, int k, int stage, int rank) const {
     const uint32_t full = shared.full(stage);
-    const int x_bytes =
-        kHalves ? active_repeats<kConfig>(tile) * (kConfig.x_bytes() / 2) : kConfig.x_bytes();
+    const int x_bytes = num_halves(tile) * (kConfig.x_bytes() / (kHalves ? 2 : 1));
     barrier_arrive_expect(full, x_bytes + kConfig.w_bytes() + kScaleBytes);
     constexpr int kColumns = kConfig.w_box_columns();
     if constexpr (kConfig.swiglu) {
@@ -61,13 +65,13 @@ struct Producer {
     const uint32_t full = shared.full(stage);
     const uint32_t x = shared.x(stage);
     if constexpr (kConfig.multicast > 1 && !kConfig.shared_w) {
-      if (!kHalves || rank < active_repeats<kConfig>(tile)) {
+      if (!kHalves || rank < num_halves(tile)) {
         load_box_multicast(x + rank * kBoxRows * kBlockK, &p.x, full, k * kBlockK,
                            tile.first_row + rank * kBoxRows, 0, kAllBlocks);
       }
     } else {
       load_box(x, &p.x, full, k * kBlockK, tile.first_row, 0);
-      if (kHalves && active_repeats<kConfig>(tile) == 2) {
+      if (num_halves(tile) == 2) {
         load_box(x + kBoxRows * kBlockK, &p.x, full, k * kBlockK, tile.first_row + kBoxRows, 0);
       }
     }

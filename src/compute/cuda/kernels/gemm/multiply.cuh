@@ -264,6 +264,16 @@ struct Multiplier {
     }
   }
 
+  // Passes over the blocks of a tile of which this warpgroup has no rows.
+  __device__ __forceinline__ void pass(int k_blocks) {
+    for (int k = 0; k < k_blocks; ++k) {
+      wait_for_stage();
+      release(ring.stage);
+      ring.advance();
+    }
+    done = ring;
+  }
+
   // `active`: as above.
   __device__ __forceinline__ void run(const Tile& tile, int k_blocks, int active,
                                       Product (&sums)[kRepeats]) {
@@ -279,7 +289,9 @@ struct Multiplier {
       ring.stage = static_cast<int>(uniform(ring.stage));
       ring.parity = uniform(ring.parity);
     }
-    if constexpr (kConfig.swiglu) {
+    if (active == 0) {
+      pass(k_blocks);
+    } else if constexpr (kConfig.swiglu) {
       run_with<Border<kConfig>::kUp>(tile, k_blocks, active, sums);
     } else if constexpr (Border<kConfig>::kKnown && !kConfig.swapped) {
       run_at_border<Border<kConfig>::kStep>(tile, k_blocks, active, sums);

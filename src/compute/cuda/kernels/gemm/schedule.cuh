@@ -23,10 +23,12 @@ struct Tile {
   int first_column;
 };
 
-// Repeats of the warpgroups that have rows of the tile.
+// Repeats of a warpgroup that have rows of the tile; `first`: of its rows, in the tile.
 template <Config kConfig>
-__device__ __forceinline__ int active_repeats(const Tile& tile) {
-  return kConfig.repeats() == 2 && tile.end_row - tile.first_row > kConfig.rows / 2 ? 2 : 1;
+__device__ __forceinline__ int active_repeats(const Tile& tile, int first) {
+  if constexpr (kConfig.swapped) return kConfig.repeats();
+  const int rows = tile.end_row - tile.first_row - first;
+  return rows <= 0 ? 0 : kConfig.repeats() == 2 && rows > kConfig.repeat_rows() ? 2 : 1;
 }
 
 // Tiles of rows before each group, at `before[0 .. num_groups]`. One warp.
