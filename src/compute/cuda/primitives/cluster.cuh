@@ -36,12 +36,29 @@ __device__ inline void cluster_barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// `value` to an address_in_block(), whose barrier there counts its bytes when it has come.
-__device__ inline void store_async(uint32_t address, int value, uint32_t barrier) {
+// To an address_in_block(); whoever polls the word there sees it some time.
+__device__ inline void store_cluster_word(uint32_t address, uint32_t word) {
+  asm volatile("st.relaxed.cluster.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(word)
+               : "memory");
+}
+
+// The word at an address of this block's shared memory, once its highest bit is `bit`.
+__device__ inline uint32_t wait_for_word(uint32_t shared, uint32_t bit) {
+  uint32_t word;
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(address),
-      "r"(value), "r"(barrier)
+      "{\n"
+      ".reg .pred done;\n"
+      ".reg .u32 highest;\n"
+      "again:\n"
+      "ld.relaxed.cluster.shared::cta.u32 %0, [%1];\n"
+      "shr.u32 highest, %0, 31;\n"
+      "setp.eq.u32 done, highest, %2;\n"
+      "@!done bra again;\n"
+      "}\n"
+      : "=&r"(word)
+      : "r"(shared), "r"(bit)
       : "memory");
+  return word;
 }
 
 __device__ inline float4 load_cluster_float4(uint32_t address) {

@@ -37,6 +37,9 @@ __device__ inline uint4 load_shared_vector(uint32_t address) {
   return bits;
 }
 
+__device__ inline void store_shared_word(uint32_t address, uint32_t word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
 __device__ inline void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }

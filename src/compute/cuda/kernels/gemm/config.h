@@ -73,7 +73,7 @@ struct Config {
   // Sums of a split tile, which take the stages' place; rows padded against bank conflicts.
   constexpr int partial_stride() const { return columns + 4; }
   constexpr int partial_bytes() const { return split_k > 1 ? rows * partial_stride() * 4 : 0; }
-  constexpr int feed_bytes() const { return grouped ? 40 : 0; }  // numbers of tiles, and barriers
+  constexpr int feed_bytes() const { return grouped ? 24 : 0; }  // numbers of tiles, and barriers
   constexpr int shared_bytes() const {
     return 1024 + out_bytes() + stages * stage_bytes() + feed_bytes() +
            (grouped ? (kMaxGroups + 1) * 4 : 0);

@@ -14,8 +14,12 @@ namespace deepflight::gemm_fp8 {
 
 using namespace device;  // NOLINT: headers of this kernel
 
-// Two places for numbers in the shared memory of each block of the cluster, under barriers: `full`
-// of each block, and `empty` of the first block for all of them.
+// Two places for numbers in the shared memory of each block of the cluster. A number's highest bit
+// tells whether its place has been used an even or an odd number of times, so whoever waits for it
+// needs no barrier and cannot take an older one. (A barrier that counted the bytes of st.async,
+// waited for as the block's own, let through warps to which the place still showed the number
+// before: once in some 25,000 launches.) Barriers in the first block's shared memory tell that all
+// have taken a place's number.
 template <Config kConfig>
 class Feed {
  public:
@@ -27,10 +31,10 @@ class Feed {
 
   __device__ explicit Feed(const Shared<kConfig>& shared) : base_(shared.base) {}
 
-  __device__ static void start_barriers(const Shared<kConfig>& shared) {
+  __device__ static void start(const Shared<kConfig>& shared) {
     const Feed feed(shared);
     for (int slot = 0; slot < kSlots; ++slot) {
-      barrier_init(feed.full(slot), 1);
+      store_shared_word(feed.place(slot), kOdd);
       barrier_init(feed.empty(slot), kTakers);
     }
   }
@@ -38,15 +42,13 @@ class Feed {
   // The copying thread of the first block: to all blocks.
   __device__ __forceinline__ void publish(int number) {
     barrier_wait(empty(slot_), parity_ ^ 1);
+    const uint32_t word = static_cast<uint32_t>(number) | (parity_ != 0 ? kOdd : 0);
     if constexpr (kConfig.cluster() == 1) {
-      asm volatile("st.shared.s32 [%0], %1;" ::"r"(place(slot_)), "r"(number) : "memory");
-      barrier_arrive(full(slot_));
+      store_shared_word(place(slot_), word);
     } else {
-      barrier_arrive_expect(full(slot_), sizeof(int));
 #pragma unroll
       for (int rank = 0; rank < kConfig.cluster(); ++rank) {
-        store_async(address_in_block(place(slot_), rank), number,
-                    address_in_block(full(slot_), rank));
+        store_cluster_word(address_in_block(place(slot_), rank), word);
       }
     }
     advance();
@@ -61,36 +63,27 @@ class Feed {
     }
   }
 
-  // The copying thread of another block: the number comes there.
-  __device__ __forceinline__ int receive() {
-    barrier_arrive_expect(full(slot_), sizeof(int));
-    return take_by_thread();
-  }
-
   __device__ __forceinline__ int take_by_thread() {
-    const int number = read();
+    const uint32_t word = wait_for_word(place(slot_), parity_);
     arrive_empty();
     advance();
-    return number;
+    return static_cast<int>(word & ~kOdd);
   }
 
   __device__ __forceinline__ int take_by_warp() {
     // The same for all lanes, as the compiler then knows.
-    const int number = __shfl_sync(0xffffffffu, read(), 0);
+    const uint32_t word = __shfl_sync(0xffffffffu, wait_for_word(place(slot_), parity_), 0);
     if (threadIdx.x % 32 == 0) arrive_empty();
     advance();
-    return number;
+    return static_cast<int>(word & ~kOdd);
   }
 
  private:
-  __device__ uint32_t full(int slot) const { return base_ + Shared<kConfig>::kFeed + slot * 8; }
-  __device__ uint32_t empty(int slot) const { return full(kSlots + slot); }
+  static constexpr uint32_t kOdd = 1u << 31;
+
+  __device__ uint32_t empty(int slot) const { return base_ + Shared<kConfig>::kFeed + slot * 8; }
   __device__ uint32_t place(int slot) const {
-    return base_ + Shared<kConfig>::kFeed + kSlots * 16 + slot * 4;
-  }
-  __device__ __forceinline__ int read() const {
-    barrier_wait(full(slot_), parity_);
-    return static_cast<int>(load_shared_word(place(slot_)));
+    return base_ + Shared<kConfig>::kFeed + kSlots * 8 + slot * 4;
   }
   __device__ __forceinline__ void arrive_empty() const {
     if constexpr (kConfig.cluster() == 1) {
@@ -141,7 +134,7 @@ class TileSource {
     if constexpr (!kConfig.grouped) {
       return schedule.next(tile);
     } else if (kConfig.cluster() > 1 && schedule.rank() > 0) {
-      return schedule.locate(feed_.receive(), tile);
+      return schedule.locate(feed_.take_by_thread(), tile);
     } else {
       feed_.publish(number_);
       if (!schedule.locate(number_, tile)) return false;

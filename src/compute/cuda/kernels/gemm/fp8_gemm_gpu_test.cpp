@@ -168,8 +168,9 @@ TEST(Fp8Gemm, EveryConfigurationGrouped) {
   }
 }
 
-// A block that ends while another of its cluster still tells it something takes the kernel with it,
-// once in some ten thousand launches: the likelier, the more stores the others' words stand behind.
+// A warp that takes another tile than its neighbours, or a block that ends while another of its
+// cluster still tells it something, takes the kernel with it: both were seen, once in some 25,000
+// launches.
 TEST(Fp8Gemm, ManyLaunchesOfClusters) {
   std::vector<int32_t> rows;
   for (int i = 0; i < 16; ++i) rows.push_back(90 + i * 37 % 76);
@@ -178,7 +179,7 @@ TEST(Fp8Gemm, ManyLaunchesOfClusters) {
   const Fp8GemmProblem problem = o.problem(out.data(), o.n);
   for (const Config& config : compiled_candidates(shape_of(problem))) {
     if (config.cluster() == 1) continue;
-    for (int i = 0; i < 20000; ++i) launch_fast(problem, config, nullptr);
+    for (int i = 0; i < 40000; ++i) launch_fast(problem, config, nullptr);
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess) << to_string(config);
   }
 }

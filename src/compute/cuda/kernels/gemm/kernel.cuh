@@ -85,7 +85,7 @@ __device__ inline void start_barriers(const Shared<kConfig>& shared) {
     barrier_init(shared.full(stage), 2);
     barrier_init(shared.empty(stage), kConfig.multicast * kConfig.warpgroups * 4);
   }
-  if constexpr (kConfig.grouped) Feed<kConfig>::start_barriers(shared);
+  if constexpr (kConfig.grouped) Feed<kConfig>::start(shared);
   barrier_init_fence();
 }
 
@@ -109,7 +109,10 @@ __device__ __forceinline__ void run(const Params& p) {
     wait_for_previous_kernel();
     if (threadIdx.x / 32 == 1) count_row_tiles<kConfig>(p, before);
   }
-  if constexpr (kConfig.cluster() > 1) cluster_meet();
+  // Feed's first words are written before others come.
+  if constexpr (kConfig.cluster() > 1) {
+    kConfig.grouped ? cluster_sync() : cluster_meet();
+  }
   if constexpr (kConfig.cluster() == 1 || kConfig.grouped) __syncthreads();
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= kConfig.warpgroups * 4) {
