@@ -23,15 +23,11 @@ __device__ inline bool elect_lane() {
   return elected != 0;
 }
 
-// How long L2 should keep what a copy brings.
+// That L2 need not keep what a copy brings. (A policy that says evict_normal is not what copies
+// have without one: products of groups take 2 to 4 % longer with it, e4m3 decode attention 5 %.)
 __device__ inline uint64_t evict_first_policy() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-__device__ inline uint64_t evict_last_policy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 

@@ -77,16 +77,16 @@ __device__ inline constexpr int box_in_order(int odd, int k) {
 // A box of a page, as it lies.
 template <bool kHalf>
 __device__ inline void load_page_box(const Params& p, const Shared& shared, int odd, int box,
-                                     int part, int page) {
+                                     int part, int page, uint64_t policy) {
   const uint32_t target = shared.page(odd) + box * kBoxBytes;
   if constexpr (!kHalf) {
-    load_box(target, &p.pool, shared.full(odd, part), box * 64, 0, page);
+    load_box(target, &p.pool, shared.full(odd, part), box * 64, 0, page, policy);
   } else if (box == kRopeBox) {
     barrier_arrive_expect(shared.raw(odd, box), kBoxBytes);
-    load_box(target, &p.rope, shared.raw(odd, box), kLatentDim + kScaleBytes, 0, page);
+    load_box(target, &p.rope, shared.raw(odd, box), kLatentDim + kScaleBytes, 0, page, policy);
   } else {
     barrier_arrive_expect(shared.raw(odd, box), kRawBoxBytes);
-    load_box(target, &p.pool, shared.raw(odd, box), box * 64, 0, page);
+    load_box(target, &p.pool, shared.raw(odd, box), box * 64, 0, page, policy);
   }
 }
 
@@ -94,6 +94,7 @@ __device__ inline void load_page_box(const Params& p, const Shared& shared, int 
 template <bool kHalf>
 __device__ void load_pages(const Params& p, const Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint64_t policy = evict_first_policy();
   uint32_t parities = 3;  // a bit for each of the two pages
   Segments segments(p.in);
   Segment segment;
@@ -102,7 +103,7 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
     if (!kHalf) barrier_arrive_expect(shared.full(odd, part), (end - first) * kBoxBytes);
 #pragma unroll 1
     for (int k = first; k < end; ++k) {
-      load_page_box<kHalf>(p, shared, odd, box_in_order(odd, k), part, page);
+      load_page_box<kHalf>(p, shared, odd, box_in_order(odd, k), part, page, policy);
     }
   };
   while (segments.next(segment)) {
