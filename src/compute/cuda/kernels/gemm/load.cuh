@@ -21,14 +21,14 @@ struct Producer {
   static constexpr uint16_t kAllBlocks = (1 << kConfig.multicast) - 1;
   static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
   static constexpr int kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
-  static constexpr bool kAsksOnce = !kConfig.grouped && kConfig.columns >= 64;
+  static constexpr bool kAsksOnce = !kConfig.grouped && !kConfig.shared_w && kConfig.columns >= 64;
   // Stages that get their weights before the kernel before this one is done. Rows of x queue behind
   // them: where those are many (not swapped), some stages wait with them.
   static constexpr int kEarly = kConfig.swapped ? kConfig.stages : kConfig.stages * 5 / 8;
 
   const Params& p;
   const Shared<kConfig>& shared;
-  const uint64_t once = evict_first_policy();
+  const uint64_t once = kAsksOnce ? evict_first_policy() : 0;
 
   // Of the rows of x, that are brought; a block of a cluster without rows gets one all the same.
   static __device__ __forceinline__ int num_halves(const Tile& tile) {

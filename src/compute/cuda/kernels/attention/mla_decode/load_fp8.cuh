@@ -108,19 +108,18 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
   const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
   barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
   barrier_arrive_expect(full, kFp8PageBytes);
-  if (alone) {
+  const auto load_boxes = [&](auto... policy) {
 #pragma unroll
     for (int box = 0; box < 4; ++box) {
-      load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, once);
+      load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, policy...);
     }
-    load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, once);
-    return;
+    load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, policy...);
+  };
+  if (alone) {
+    load_boxes(once);
+  } else {
+    load_boxes();
   }
-#pragma unroll
-  for (int box = 0; box < 4; ++box) {
-    load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page);
-  }
-  load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page);
 }
 
 // One warp: the queries and pages. The first settled pages, behind the queries in the ring, come

@@ -98,7 +98,7 @@ __device__ void produce(const WgmmaParams& p, const Shared& shared) {
   for (int i = 0;; ++i) {
     barrier_wait(shared.query_empty(), (i & 1) ^ 1);
     const int told = index < p.num_tiles ? index : -1;
-    asm volatile("st.shared.s32 [%0], %1;" ::"r"(shared.tile()), "r"(told) : "memory");
+    store_shared_word(shared.tile(), static_cast<uint32_t>(told));
     if (told < 0) {
       barrier_arrive(shared.query_full());
       return;
