@@ -286,10 +286,11 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
   const uint32_t moved = load_shared_word(w.shared.moved(stage.index));
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
+    part_columns(w.values[m % 2]);
     issue_outputs(sum, w.values[m % 2], w.weights, stage.index);
     if (m == 0) {
-      rescale(o, w.shared.factors(stage.index), moved);
       w.load(1);
+      rescale(o, w.shared.factors(stage.index), moved);
     }
     if (m == 3) {
       w.stage = stage.next();
@@ -300,6 +301,7 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
     if (m == 0 || m == 1) w.load(m + 2);
 #pragma unroll
     for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
+    pin(o[m]);
   }
   warp_arrive(w.shared.empty(stage.index));
 }

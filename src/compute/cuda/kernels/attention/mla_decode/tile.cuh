@@ -180,12 +180,15 @@ struct RowState {
     bool rises = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float found = fmaxf(s[2 * r], s[2 * r + 1]);
+      float found[8];
 #pragma unroll
-      for (int i = 1; i < 8; ++i) {
-        found = fmaxf(found, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
+      for (int i = 0; i < 8; ++i) found[i] = fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]);
+#pragma unroll
+      for (int i = 4; i > 0; i /= 2) {
+#pragma unroll
+        for (int j = 0; j < i; ++j) found[j] = fmaxf(found[j], found[j + i]);
       }
-      next[r] = found * scale[r] - lead;
+      next[r] = found[0] * scale[r] - lead;
       rises |= next[r] > offset[r] + slack;
     }
     // Seldom so: the row's other threads need not be asked.

@@ -75,7 +75,7 @@ __device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, 
   }
 }
 
-// Columns of a block of a page, this warp's.
+// Columns of a block of a page, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next.
 __device__ inline void load_values(Values& values, const Fp8Shared& shared, int stage, int half,
                                    int block) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -84,12 +84,19 @@ __device__ inline void load_values(Values& values, const Fp8Shared& shared, int 
       shared.page(stage) + half * 2 * kBoxBytes + (chunk_of_128(lane, warp) ^ block % 2 * 64);
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    uint32_t pairs[4];  // of columns, at keys 8 i + 2 (lane % 4) and the next
-    ldmatrix_x4_trans(pairs, base + block / 2 * kBoxBytes + k * 32 * 128);
+    ldmatrix_x4_trans(values[k], base + block / 2 * kBoxBytes + k * 32 * 128);
+  }
+}
+// Pairs of columns to four keys of each: behind sums, under which the loads come.
+__device__ inline void part_columns(Values& values) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      values[k][2 * h] = __byte_perm(pairs[2 * h], pairs[2 * h + 1], 0x6420);
-      values[k][2 * h + 1] = __byte_perm(pairs[2 * h], pairs[2 * h + 1], 0x7531);
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int h = 0; h < 4; h += 2) {
+      asm volatile("" : "+r"(values[k][h]), "+r"(values[k][h + 1])::"memory");
+      const uint32_t even = values[k][h], odd = values[k][h + 1];
+      values[k][h] = __byte_perm(even, odd, 0x6420);
+      values[k][h + 1] = __byte_perm(even, odd, 0x7531);
     }
   }
 }
