@@ -85,6 +85,21 @@ TEST(Choose, BatchInvariantShapesKeepToOneFamily) {
   EXPECT_FALSE(is_batch_invariant(choose({512, 4096, 7168, 256}, {})));  // the other side
 }
 
+TEST(Choose, WhatWasMeasuredStandsAboveTheModel) {
+  EXPECT_EQ(to_string(choose({128, 2112, 7168}, {})), "normal_r64_c32_w1_s16");
+  EXPECT_EQ(to_string(choose({97, 2112, 7168}, {})), "normal_r64_c32_w1_s16");
+  EXPECT_EQ(to_string(choose({128, 24576, 1536}, {})), "normal_r128_c96_w2_s7");
+  // A family of its own, or another product, is not what was measured.
+  EXPECT_FALSE(choose({8, 7168, 2048, 0, false, false, true}, {}).swapped);
+  EXPECT_NE(to_string(choose({128, 2176, 7168}, {})), "normal_r64_c32_w1_s16");
+}
+
+TEST(Choose, GroupsOfSomeHundredRowsTakeThreeWarpgroups) {
+  const Config config = choose({8192, 4096, 7168, 64}, {});
+  EXPECT_EQ(config.warpgroups, 3);
+  EXPECT_EQ(config.rows, 192);
+}
+
 TEST(Choose, FewColumnsAreSplitAlongK) {
   EXPECT_GT(choose({8, 2112, 7168}, {}).split_k, 1);
   EXPECT_EQ(choose({64, 36864, 7168}, {}).split_k, 1);

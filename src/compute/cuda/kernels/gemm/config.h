@@ -17,7 +17,7 @@ struct Config {
   bool out_f32 = false;
   int rows = 128;         // of x, in a tile
   int columns = 128;      // of out, in a tile
-  int warpgroups = 2;     // that multiply
+  int warpgroups = 2;     // that multiply: 1 to 3
   int stages = 4;         // of 128 of k, on their way to shared memory
   int multicast = 1;      // blocks of a cluster that share the rows of x, with columns of their own
   bool shared_w = false;  // or that share the weights, with rows of their own
@@ -41,13 +41,24 @@ struct Config {
   constexpr int repeats() const { return left() / repeat_rows(); }
   // Whether a warpgroup's registers hold the products of two blocks of k beside the sums.
   constexpr bool pipelined() const {
-    return repeats() == 1 && right() <= (blocks_per_sm == 1 ? 128 : warpgroups == 1 ? 64 : 32);
+    return repeats() == 1 && warpgroups < 3 &&
+           right() <= (blocks_per_sm == 1 ? 128
+                       : warpgroups == 1  ? 64
+                                          : 32);
   }
   constexpr int cluster() const { return multicast * split_k; }
   // What the blocks of a cluster work on together.
   constexpr int cluster_rows() const { return shared_w ? rows * multicast : rows; }
   constexpr int cluster_columns() const { return shared_w ? columns : columns * multicast; }
   constexpr int threads() const { return warpgroups * 128 + kProducerThreads; }
+  // Registers of a thread that multiplies and of one that copies, where they part: together what
+  // the block is launched with, 168 (80) for each thread, of three warpgroups 128.
+  constexpr int multiplying_registers() const {
+    return warpgroups == 3 ? 160 : blocks_per_sm == 1 ? 232 : 104;
+  }
+  constexpr int copying_registers() const {
+    return warpgroups == 3 ? 32 : blocks_per_sm == 1 ? 40 : 24;
+  }
   // Tiles of x's scale blocks that a tile of columns can touch.
   constexpr int column_scales() const { return 128 % columns == 0 ? 1 : 2; }
 

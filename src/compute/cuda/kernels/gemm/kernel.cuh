@@ -1,5 +1,5 @@
 // FP8 block-scaled product on Hopper: threads copy blocks of 128 of k through a ring in shared
-// memory (load.cuh), one or two warpgroups multiply (multiply.cuh) and store (store.cuh). Blocks
+// memory (load.cuh), one to three warpgroups multiply (multiply.cuh) and store (store.cuh). Blocks
 // are persistent: the ring runs on from tile to tile (schedule.cuh). config.h says what varies.
 #pragma once
 
@@ -116,7 +116,7 @@ __device__ __forceinline__ void run(const Params& p) {
   if constexpr (kConfig.cluster() == 1 || kConfig.grouped) __syncthreads();
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= kConfig.warpgroups * 4) {
-    if constexpr (kConfig.warpgroups == 2) lower_registers<kConfig.blocks_per_sm == 1 ? 40 : 24>();
+    if constexpr (kConfig.warpgroups > 1) lower_registers<kConfig.copying_registers()>();
     if (warp == kConfig.warpgroups * 4) {
       if (elect_lane()) Producer<kConfig>{p, shared}.run(before);
     } else if (warp == kConfig.warpgroups * 4 + 1) {
@@ -125,10 +125,7 @@ __device__ __forceinline__ void run(const Params& p) {
     __syncwarp();
     if constexpr (kConfig.split_k > 1) cluster_sync();
   } else {
-    // With the producers' as many as the block was launched with: 168 (80) for each thread.
-    if constexpr (kConfig.warpgroups == 2) {
-      raise_registers<kConfig.blocks_per_sm == 1 ? 232 : 104>();
-    }
+    if constexpr (kConfig.warpgroups > 1) raise_registers<kConfig.multiplying_registers()>();
     wait_for_previous_kernel();
     consume<kConfig>(p, shared, before);
   }
