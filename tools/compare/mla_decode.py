@@ -7,6 +7,9 @@
     mla_decode.py table ours.txt peer.txt [--json FILE]
 
 A line of the peer's file: the case and one or more times in us, of which the least counts.
+
+Both must be timed alike: graphs of as many launches as there are layers, 4 to 32, two replays before the nine whose median
+counts, and a rest before each case. Twenty launches instead of four take up to 11 % longer each, at the GPU's power limit.
 """
 
 import argparse

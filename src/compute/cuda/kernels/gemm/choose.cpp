@@ -118,24 +118,22 @@ constexpr Variant kVariants[] = {
     {.rows = 128, .columns = 256, .share_w = 2, .swiglu = true, .cycles = 1180},
 };
 
+// Swapped, two blocks of a cluster with half of k each, two blocks an SM.
+constexpr Variant halved(int rows) {
+  return {.swapped = true, .rows = rows, .columns = 64, .split_k = 2, .blocks_per_sm = 2};
+}
+
 // Dense products of R1 where the model is behind (by 5 to 18 %, the two of many rows by 1 %) the
-// variant that was the fastest, or within 3 % of it, on an H100 and on an H200: for rows from
-// first_m to last_m.
+// variant that was the fastest, or within 3 % of it, on an H100 and on an H200, of kMeasuredSms
+// both: for rows from first_m to last_m.
 struct Measured {
   int64_t n, k, first_m, last_m;
   Variant variant;
 };
+constexpr int kMeasuredSms = 132;
 constexpr Measured kMeasured[] = {
-    {2112,
-     7168,
-     57,
-     64,
-     {.swapped = true, .rows = 32, .columns = 64, .split_k = 2, .blocks_per_sm = 2}},
-    {2112,
-     7168,
-     65,
-     80,
-     {.swapped = true, .rows = 48, .columns = 64, .split_k = 2, .blocks_per_sm = 2}},
+    {2112, 7168, 57, 64, halved(32)},
+    {2112, 7168, 65, 80, halved(48)},
     {2112, 7168, 97, 128, {.rows = 64, .columns = 32}},
     {2112, 7168, 3841, 4096, {.rows = 128, .columns = 192, .share_w = 2, .staged = true}},
     {4096, 7168, 57, 64, {.rows = 64, .columns = 32}},
@@ -209,8 +207,11 @@ double block_cycles(const Config& config) {
   return std::max(alone, config.blocks_per_sm * std::max(tensor, shared));
 }
 
-std::optional<Config> measured_choice(const Shape& shape) {
-  if (shape.num_groups > 0 || shape.swiglu || shape.batch_invariant || shape.out_f32) return {};
+std::optional<Config> measured_choice(const Shape& shape, const Machine& machine) {
+  if (machine.num_sms != kMeasuredSms || shape.num_groups > 0 || shape.swiglu ||
+      shape.batch_invariant || shape.out_f32) {
+    return {};
+  }
   for (const Measured& known : kMeasured) {
     if (shape.n == known.n && shape.k == known.k && shape.m >= known.first_m &&
         shape.m <= known.last_m) {
@@ -328,7 +329,7 @@ bool swiglu_pays(const Shape& shape, const Machine& machine) {
 Config choose(const Shape& shape, const Machine& machine) {
   Shape rounded = shape;
   rounded.m = rounded_rows(shape.m);
-  if (const std::optional<Config> known = measured_choice(rounded)) return *known;
+  if (const std::optional<Config> known = measured_choice(rounded, machine)) return *known;
   Config best;
   double best_us = INFINITY;
   for (const Config& config : candidates(rounded)) {

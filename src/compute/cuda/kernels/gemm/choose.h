@@ -1,4 +1,5 @@
-// From a shape to the kernel that should be fastest, by a cost model. Pure: tested without a GPU.
+// From a shape to the kernel that should be fastest, by a cost model and, for a few products, by
+// what was measured. Pure: tested without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,7 @@ bool is_batch_invariant(const Config& config);
 int64_t rounded_rows(int64_t m);
 std::vector<int64_t> row_steps(int64_t max_m);
 
+// What was measured stands above the model.
 Config choose(const Shape& shape, const Machine& machine);
 
 // Whether one kernel for the product and swiglu() should be faster than two. 256 divides n.
