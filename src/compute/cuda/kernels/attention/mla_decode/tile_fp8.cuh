@@ -91,9 +91,9 @@ __device__ inline void load_values(Values& values, const Fp8Shared& shared, int 
 __device__ inline void part_columns(Values& values) {
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
+    pin(values[k]);
 #pragma unroll
     for (int h = 0; h < 4; h += 2) {
-      asm volatile("" : "+r"(values[k][h]), "+r"(values[k][h + 1])::"memory");
       const uint32_t even = values[k][h], odd = values[k][h + 1];
       values[k][h] = __byte_perm(even, odd, 0x6420);
       values[k][h + 1] = __byte_perm(even, odd, 0x7531);
