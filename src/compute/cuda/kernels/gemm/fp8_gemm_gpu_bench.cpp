@@ -2,7 +2,8 @@
 // of each group; tools/compare/fp8_gemm.py makes one): checked against the generic kernel first,
 // weights rotated past the L2. With GEMM_TUNE=1 each shape is tuned first (autotune.h), and the
 // times of all that was tried go to the file GEMM_CSV. GEMM_CONFIG (a name as printed) takes the
-// choice away; GEMM_REST_MS lets the GPU rest before each case.
+// choice away; GEMM_REST_MS lets the GPU rest before each case. GEMM_DUMP (a folder) takes operands
+// and results of each case, so that another program can multiply the same.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -89,6 +90,28 @@ Config config_for(const Shape& shape) {
   return chosen_config(shape);
 }
 
+// Raw bytes, in files named after the case's number: x [m, k], x_scales [k / 128, m], w, w_scales
+// and out.
+void dump(const Operands& o, const DeviceArray<uint16_t>& out, const Config& config) {
+  const char* folder = std::getenv("GEMM_DUMP");
+  if (folder == nullptr) return;
+  static int number = 0;
+  const std::string stem = fmt::format("{}/{}.", folder, number++);
+  const auto write = [&](const char* name, const void* data, int64_t row_bytes, int64_t rows,
+                         int64_t stride_bytes) {
+    std::vector<char> bytes(row_bytes * rows);
+    CUDA_CHECK(cudaMemcpy2D(bytes.data(), row_bytes, data, stride_bytes, row_bytes, rows,
+                            cudaMemcpyDeviceToHost));
+    std::ofstream(stem + name, std::ios::binary).write(bytes.data(), std::ssize(bytes));
+  };
+  launch_fast(o.problem(out.data(), o.n), config, nullptr);
+  write("x", o.x.data(), o.k, o.m, o.value_stride);
+  write("x_scales", o.x_scales.data(), o.m * 4, o.k / 128, o.scale_stride * 4);
+  write("w", o.w.data(), o.k, o.groups * o.n, o.k);
+  write("w_scales", o.w_scales.data(), o.w_scale_count * 4, 1, o.w_scale_count * 4);
+  write("out", out.data(), o.n * 2, o.m, o.n * 2);
+}
+
 void run(const Case& c) {
   const int64_t groups = std::max<int64_t>(1, static_cast<int64_t>(c.rows.size()));
   const int64_t copies = testing::copies_past_l2(groups * c.n * c.k);
@@ -99,6 +122,7 @@ void run(const Case& c) {
   if (std::getenv("GEMM_TUNE") != nullptr) tune(shape);
   const Config chosen = config_for(shape);
   check(o, out, chosen);
+  dump(o, out, chosen);
   const double us = time_us(o, out, copies, chosen);
   int64_t used = groups;
   if (!c.rows.empty()) used = groups - std::count(c.rows.begin(), c.rows.end(), 0);
