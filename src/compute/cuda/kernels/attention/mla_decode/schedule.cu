@@ -151,14 +151,22 @@ __global__ void __launch_bounds__(kThreads)
     const auto pages_of = [&](int group) {
       return group < kSharedGroups ? pages[group] : groups[group].num_pages;
     };
-    const int payload = trial_payload(total_cost, num_parts, largest, in.whole, thread);
-    const int used =
-        fill_parts(num_groups, num_parts, payload, in.whole, pages_of, [](int, int, int, int) {});
-    const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
-    // NOTE: the last lane's payload always fits (schedule_test.cpp).
-    const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
-    if (thread == winner) {
-      write_parts({num_groups, num_parts, payload, in.whole}, parts, groups, pages);
+    // The payload that wins, for all lanes.
+    const auto least = [&](bool whole) {
+      const int payload = trial_payload(total_cost, num_parts, largest, whole, thread);
+      const int used =
+          fill_parts(num_groups, num_parts, payload, whole, pages_of, [](int, int, int, int) {});
+      const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
+      // NOTE: the last lane's payload always fits (schedule_test.cpp).
+      const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
+      return __shfl_sync(0xffffffffu, payload, winner);
+    };
+    const int whole_payload = least(true);
+    const int cut_payload = in.whole ? whole_payload : least(false);
+    const bool whole = in.whole || stays_whole(cut_payload, whole_payload);
+    if (thread == 0) {
+      write_parts({num_groups, num_parts, whole ? whole_payload : cut_payload, whole}, parts,
+                  groups, pages);
     }
   }
   __syncthreads();

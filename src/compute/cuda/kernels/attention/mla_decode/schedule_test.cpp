@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <random>
-#include <utility>
 #include <vector>
 
 namespace deepflight::cuda_mla_decode {
@@ -66,15 +65,35 @@ TEST(MlaDecodeSchedule, Fills) {
   }
 }
 
-// Sequences of 64 pages, 64 on 66 parts and 128 on 33: whole ones, not splits for 3% of balance.
+// The least payload of those that the kernel tries.
+int tried_payload(const std::vector<int>& pages, int num_parts, bool whole) {
+  int64_t total = 0;
+  for (const int p : pages) total += cost_of(p);
+  const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
+  int trial = 0;
+  const auto payload = [&] { return trial_payload(total, num_parts, largest, whole, trial); };
+  while (fill(pages, num_parts, payload(), whole) > num_parts) ++trial;
+  return payload();
+}
+
+// Equal sequences: whole ones, not splits for 3% of balance.
 TEST(MlaDecodeSchedule, LeavesEqualSequencesWhole) {
-  for (const auto& [num_sequences, num_parts] : {std::pair<int, int>{64, 66}, {128, 33}}) {
-    const std::vector<int> pages(num_sequences, 64);
-    int payload = least_payload(num_sequences * cost_of(64), num_parts);
-    while (fill(pages, num_parts, payload) > num_parts) ++payload;
-    const int each = (num_sequences + num_parts - 1) / num_parts;
-    EXPECT_EQ(payload, each * cost_of(64));
-    EXPECT_EQ(fill(pages, num_parts, payload), num_sequences / each);
+  struct Step {
+    int num_sequences, num_parts, pages;
+    bool whole;
+  };
+  for (const Step& step :
+       {Step{64, 66, 64, true}, Step{128, 33, 64, true}, Step{128, 33, 128, true},
+        Step{128, 66, 256, true}, Step{100, 66, 64, false}, Step{80, 66, 8, false},
+        Step{16, 66, 64, false}}) {
+    SCOPED_TRACE(::testing::Message() << step.num_sequences << " of " << step.pages);
+    const std::vector<int> pages(step.num_sequences, step.pages);
+    const int cut = tried_payload(pages, step.num_parts, false);
+    const int whole = tried_payload(pages, step.num_parts, true);
+    EXPECT_EQ(stays_whole(cut, whole), step.whole);
+    const int each = (step.num_sequences + step.num_parts - 1) / step.num_parts;
+    EXPECT_GE(whole, each * cost_of(step.pages));
+    EXPECT_EQ(fill(pages, step.num_parts, whole, true), (step.num_sequences + each - 1) / each);
   }
 }
 
