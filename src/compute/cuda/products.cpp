@@ -1,6 +1,9 @@
 // From packed weights to the product kernels.
 #include <algorithm>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/progress.h"
@@ -69,14 +72,19 @@ void CudaBackend::prepare_kernels(int64_t max_tokens) {
                     ? max_tokens
                     : std::min(max_tokens, impl_->config.moe_chunk_tokens) * kMaxTopk;
   }
-  if (impl_->config.autotune) {
-    std::optional<ProgressBar> bar;
-    autotune_fp8_gemm(uses, [&](const std::string& note, int64_t total) {
-      if (!bar) bar.emplace("tuning FP8 products", total, "shapes");
-      bar->advance(1, note);
-    });
-  }
-  warm_up_fp8_gemm(uses);
+  const auto shown = [](const std::string& title, const std::string& unit) {
+    struct Shown {
+      std::mutex mutex;
+      std::optional<ProgressBar> bar;
+    };
+    return [=, state = std::make_shared<Shown>()](const std::string& note, int64_t total) {
+      std::lock_guard lock(state->mutex);
+      if (!state->bar) state->bar.emplace(title, total, unit);
+      state->bar->advance(1, note);
+    };
+  };
+  if (impl_->config.autotune) autotune_fp8_gemm(uses, shown("tuning FP8 products", "shapes"));
+  warm_up_fp8_gemm(uses, shown("compiling FP8 products", "kernels"));
 }
 
 void CudaBackend::Impl::launch(Lane& lane, Bf16GemmProblem problem) {

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -18,8 +19,8 @@ namespace {
 constexpr uint64_t kMaxBytes = 64 << 20;
 constexpr std::string_view kMagic = "DFCUBIN1";
 
-// FNV-1a from two starting points: 128 bits against accidents, not against an enemy, who could
-// write the binary itself.
+// Like FNV-1a, of words of eight bytes and from two starting points: 128 bits against accidents,
+// not against an enemy, who could write the binary itself.
 class Hash {
  public:
   void add(std::string_view text) {
@@ -31,10 +32,11 @@ class Hash {
 
  private:
   void add_bytes(const char* bytes, size_t count) {
-    for (size_t i = 0; i < count; ++i) {
-      const auto byte = static_cast<unsigned char>(bytes[i]);
-      a_ = (a_ ^ byte) * 0x100000001b3u;
-      b_ = ((b_ << 5 | b_ >> 59) ^ byte) * 0x9e3779b97f4a7c15u;
+    for (size_t i = 0; i < count; i += sizeof(uint64_t)) {
+      uint64_t word = 0;
+      std::memcpy(&word, bytes + i, std::min(count - i, sizeof word));
+      a_ = (a_ ^ word) * 0x100000001b3u;
+      b_ = ((b_ << 5 | b_ >> 59) ^ word) * 0x9e3779b97f4a7c15u;
     }
   }
 
@@ -105,12 +107,13 @@ std::optional<std::string> JitCache::load(const std::string& key,
   return best;
 }
 
-void JitCache::store(const std::string& key, const std::string& version,
+bool JitCache::store(const std::string& key, const std::string& version,
                      const std::string& cubin) const {
-  if (folder_.empty()) return;
+  if (folder_.empty()) return false;
   const std::string content = fmt::format("{}{}{}", kMagic, hash_of(cubin), cubin);
   const auto written = write_file(folder_ / (key + "-" + version + ".cubin"), content);
   if (!written.ok()) spdlog::warn("kernel cache: {}", written.error().message);
+  return written.ok();
 }
 
 }  // namespace deepflight

@@ -23,7 +23,8 @@ class JitCache {
 
   // With no version, the binary of any compiler will do (the newest).
   std::optional<std::string> load(const std::string& key, const std::string& version) const;
-  void store(const std::string& key, const std::string& version, const std::string& cubin) const;
+  // False if the folder does not take it.
+  bool store(const std::string& key, const std::string& version, const std::string& cubin) const;
 
   const std::filesystem::path& folder() const { return folder_; }
 

@@ -70,9 +70,10 @@ TEST_F(JitCacheTest, DamagedFilesCountAsMissing) {
 
 TEST_F(JitCacheTest, AFolderThatCannotBeWrittenIsNoError) {
   const JitCache cache("/proc/no such folder");
-  cache.store("k-1", "13.0", "binary");
+  EXPECT_FALSE(cache.store("k-1", "13.0", "binary"));
   EXPECT_FALSE(cache.load("k-1", "13.0").has_value());
   EXPECT_FALSE(JitCache("").load("k-1", "13.0").has_value());
+  EXPECT_FALSE(JitCache("").store("k-1", "13.0", "binary"));
 }
 
 TEST_F(JitCacheTest, KeysTellSourcesApart) {
@@ -102,6 +103,32 @@ TEST_F(JitCacheTest, CompilesOnceAndRecompilesWhatIsDamaged) {
   std::filesystem::resize_file(path, 100);
   EXPECT_EQ(jit_cubin(source), cubin);
   EXPECT_GT(std::filesystem::file_size(path), cubin.size());
+  unsetenv("DEEPFLIGHT_CACHE_DIR");
+}
+
+// Every byte counts, those past the last whole word too.
+TEST_F(JitCacheTest, KeysHoldEveryByte) {
+  std::string text = "extern \"C\" __global__ void f() {}";
+  for (size_t size = 1; size <= text.size(); ++size) {
+    const std::string part = text.substr(0, size);
+    const std::string key = JitCache::key({"name", part, {}});
+    for (size_t i = 0; i < size; ++i) {
+      std::string other = part;
+      other[i] ^= 0x40;
+      EXPECT_NE(JitCache::key({"name", other, {}}), key) << i << " of " << size;
+    }
+    EXPECT_NE(JitCache::key({"name", part + '\0', {}}), key);
+  }
+}
+
+TEST_F(JitCacheTest, WithoutADiskCompilesOnce) {
+  if (jit_compiler_version().empty()) GTEST_SKIP() << "no NVRTC";
+  setenv("DEEPFLIGHT_CACHE_DIR", "/proc/no such folder", 1);
+  const JitSource source = {"kept", "extern \"C\" __global__ void kept(float* x) { *x = 1; }", {}};
+  EXPECT_FALSE(is_jit_stored(source));
+  const std::string cubin = jit_cubin(source);
+  EXPECT_TRUE(is_jit_stored(source));
+  EXPECT_EQ(jit_cubin(source), cubin);
   unsetenv("DEEPFLIGHT_CACHE_DIR");
 }
 

@@ -4,6 +4,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "compute/cuda/jit/cache.h"
 #include "compute/cuda/jit/compiler.h"
@@ -15,6 +17,7 @@ namespace {
 // Of one key. Its mutex is held while it is compiled, so that others compile meanwhile.
 struct Entry {
   std::mutex mutex;
+  std::string cubin;  // from is_jit_stored() to jit_kernel(), or where the disk does not take it
   cudaKernel_t kernel = nullptr;
 };
 
@@ -36,18 +39,35 @@ cudaError_t load_kernel(const std::string& cubin, const std::string& name, cudaK
   return cudaLibraryGetKernel(&kernel, library, name.c_str());
 }
 
-std::string compile_and_store(const JitSource& source, const std::string& key) {
+std::string compile_and_store(const JitSource& source, const std::string& key, Entry& entry) {
   std::string cubin = jit_compile(source).cubin;
-  JitCache::of_environment().store(key, jit_compiler_version(), cubin);
+  if (!JitCache::of_environment().store(key, jit_compiler_version(), cubin)) entry.cubin = cubin;
   return cubin;
+}
+
+std::optional<std::string> stored(const std::string& key, const Entry& entry) {
+  if (!entry.cubin.empty()) return entry.cubin;
+  return JitCache::of_environment().load(key, jit_compiler_version());
 }
 
 }  // namespace
 
 std::string jit_cubin(const JitSource& source) {
   const std::string key = JitCache::key(source);
-  if (auto cubin = JitCache::of_environment().load(key, jit_compiler_version())) return *cubin;
-  return compile_and_store(source, key);
+  Entry& entry = entry_of(key);
+  std::lock_guard lock(entry.mutex);
+  if (auto cubin = stored(key, entry)) return *cubin;
+  return compile_and_store(source, key, entry);
+}
+
+bool is_jit_stored(const JitSource& source) {
+  const std::string key = JitCache::key(source);
+  Entry& entry = entry_of(key);
+  std::lock_guard lock(entry.mutex);
+  if (entry.kernel != nullptr) return true;
+  auto cubin = stored(key, entry);
+  if (cubin) entry.cubin = std::move(*cubin);
+  return cubin.has_value();
 }
 
 cudaKernel_t jit_kernel(const JitSource& source) {
@@ -56,10 +76,11 @@ cudaKernel_t jit_kernel(const JitSource& source) {
   std::lock_guard lock(entry.mutex);
   if (entry.kernel != nullptr) return entry.kernel;
   cudaKernel_t kernel = nullptr;
-  const auto cached = JitCache::of_environment().load(key, jit_compiler_version());
-  if (!cached || load_kernel(*cached, source.name, kernel) != cudaSuccess) {
-    CUDA_CHECK(load_kernel(compile_and_store(source, key), source.name, kernel));
+  const auto cubin = stored(key, entry);
+  if (!cubin || load_kernel(*cubin, source.name, kernel) != cudaSuccess) {
+    CUDA_CHECK(load_kernel(compile_and_store(source, key, entry), source.name, kernel));
   }
+  entry.cubin.clear();
   entry.kernel = kernel;
   return kernel;
 }

@@ -13,6 +13,9 @@ namespace deepflight {
 // Machine code from the disk or the compiler, without a GPU. Fills the cache for later.
 std::string jit_cubin(const JitSource& source);
 
+// Whether it need not be compiled; reads it, for jit_kernel().
+bool is_jit_stored(const JitSource& source);
+
 // Safe to call from many threads, each compiling another kernel. Throws DeviceError.
 cudaKernel_t jit_kernel(const JitSource& source);
 

@@ -64,6 +64,13 @@ struct Variant {
     config.swiglu = swiglu;
     return config;
   }
+  // Whether `other` is config(), for some number of stages and kind of problem.
+  constexpr bool makes(const Config& other) const {
+    return rows == other.rows && columns == other.columns && swapped == other.swapped &&
+           share_x * share_w == other.multicast && (share_w > 1) == other.shared_w &&
+           split_k == other.split_k && blocks_per_sm == other.blocks_per_sm &&
+           staged == other.staged && swiglu == other.swiglu;
+  }
 };
 
 constexpr Variant kVariants[] = {
@@ -199,11 +206,7 @@ double row_tiles(const Shape& shape, int step) {
 // Of a config that came from kVariants.
 double cycles_of(const Config& config) {
   for (const Variant& variant : kVariants) {
-    Config other = variant.config();
-    other.grouped = config.grouped;
-    other.out_f32 = config.out_f32;
-    other.stages = config.stages;
-    if (other != config) continue;
+    if (!variant.makes(config)) continue;
     return config.grouped && variant.grouped_cycles > 0 ? variant.grouped_cycles : variant.cycles;
   }
   CHECK(false, to_string(config));

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/thread_pool.h"
 #include "compute/cuda/jit/kernel.h"
 #include "compute/cuda/kernels/gemm/kernels.h"
@@ -29,7 +31,9 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
 
 bool fuses_fp8_swiglu(const Fp8GemmProblem& problem) { return gemm_fp8::fuses_swiglu(problem); }
 
-void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
+void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses,
+                      const std::function<void(const std::string& name, int64_t total)>& progress) {
+  const int64_t start_us = monotonic_us();
   std::vector<gemm_fp8::Config> configs;
   const auto add = [&](const gemm_fp8::Shape& shape) {
     const gemm_fp8::Config config = gemm_fp8::chosen_config(shape);
@@ -46,10 +50,21 @@ void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads) {
       if (shape.swiglu && gemm_fp8::swiglu_pays(shape, gemm_fp8::current_machine())) add(shape);
     }
   }
-  ThreadPool pool(num_threads);
-  pool.parallel_for(static_cast<int64_t>(configs.size()),
-                    [&](int64_t i) { jit_cubin(gemm_fp8::source_of(configs[i])); });
+  std::vector<JitSource> missing;
+  for (const gemm_fp8::Config& config : configs) {
+    JitSource source = gemm_fp8::source_of(config);
+    if (!is_jit_stored(source)) missing.push_back(std::move(source));
+  }
+  if (!missing.empty()) {
+    ThreadPool pool(0);
+    pool.parallel_for(std::ssize(missing), [&](int64_t i) {
+      jit_cubin(missing[i]);
+      if (progress) progress(missing[i].name, std::ssize(missing));
+    });
+  }
   for (const gemm_fp8::Config& config : configs) gemm_fp8::prepare(config);
+  spdlog::info("FP8 products: {} kernels, {} of them compiled, in {:.1f} ms", configs.size(),
+               missing.size(), static_cast<double>(monotonic_us() - start_us) * 1e-3);
 }
 
 }  // namespace deepflight

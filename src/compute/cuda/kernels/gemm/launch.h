@@ -3,7 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <span>
+#include <string>
 
 #include "compute/cuda/kernels/gemm/problem.h"
 
@@ -28,8 +30,11 @@ struct Fp8GemmUse {
   bool batch_invariant = false;
 };
 
-// Compiles every kernel that the uses can need and loads it on the current device, so that nothing
-// is compiled while serving. Takes what cores there are, unless `num_threads` says otherwise.
-void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses, int num_threads = 0);
+// Compiles every kernel that the uses can need, on all cores, and loads it on the current device,
+// so that nothing is compiled while serving. `progress`: called after each kernel that the disk did
+// not have, from any thread, with its name and their number.
+void warm_up_fp8_gemm(
+    std::span<const Fp8GemmUse> uses,
+    const std::function<void(const std::string& name, int64_t total)>& progress = {});
 
 }  // namespace deepflight
