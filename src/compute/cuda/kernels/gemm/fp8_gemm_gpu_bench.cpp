@@ -12,6 +12,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/clock.h"
 #include "compute/cuda/kernels/gemm/autotune.h"
 #include "compute/cuda/kernels/gemm/cublaslt.h"
 #include "compute/cuda/kernels/gemm/fp8_gemm_testing.h"
@@ -239,6 +240,21 @@ TEST(Fp8GemmBench, Grouped) {
     run({m, 4096, 7168, rows});
     run({m, 7168, 2048, rows});
   }
+}
+
+// What a process waits for at its start: run it twice, as the first one compiles what the disk does
+// not have.
+TEST(Fp8GemmBench, WarmUp) {
+  std::vector<Fp8GemmUse> uses;
+  for (const auto& [n, k] : kDense) uses.push_back({.n = n, .k = k, .max_m = 8192});
+  uses.push_back({.n = 4096, .k = 7168, .num_groups = 256, .swiglu = true, .max_m = 65536});
+  uses.push_back({.n = 7168, .k = 2048, .num_groups = 256, .max_m = 65536});
+  current_machine();  // has the context made
+  int64_t num_compiled = 0;
+  const int64_t start_us = monotonic_us();
+  warm_up_fp8_gemm(uses, [&](const std::string&, int64_t total) { num_compiled = total; });
+  fmt::print("warm up: {} compiled, {:.1f} ms\n", num_compiled,
+             static_cast<double>(monotonic_us() - start_us) * 1e-3);
 }
 
 }  // namespace

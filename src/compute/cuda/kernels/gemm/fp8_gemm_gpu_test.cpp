@@ -215,6 +215,15 @@ TEST(Fp8Gemm, WarmUpCompilesWhatIsLaunched) {
       {.n = 2112, .k = 7168, .max_m = 128},
       {.n = 4096, .k = 7168, .num_groups = 32, .swiglu = true, .max_m = 512}};
   warm_up_fp8_gemm(uses);
+  int compiled = 0;
+  warm_up_fp8_gemm(uses, [&](const std::string&, int64_t) { ++compiled; });
+  EXPECT_EQ(compiled, 0);
+  for (const int64_t m : {1, 8, 57, 63, 100, 128}) {
+    EXPECT_TRUE(is_jit_stored(source_of(chosen_config({m, 2112, 7168})))) << m;
+  }
+  for (const int64_t m : {32, 333, 512}) {
+    EXPECT_TRUE(is_jit_stored(source_of(chosen_config({m, 4096, 7168, 32})))) << m;
+  }
 }
 
 // Two implementations that share no line: cuBLASLt's products and ours, at R1's shapes.
