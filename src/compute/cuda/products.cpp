@@ -1,6 +1,6 @@
 // From packed weights to the product kernels.
 #include <algorithm>
-#include <memory>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -61,6 +61,21 @@ Bf16GemmProblem dense_problem(const Rows& x, const cuda::DeviceMatrices& matrice
   return problem;
 }
 
+// A bar that begins with the first piece of work done, when it is told how many there are. From any
+// thread.
+struct LateBar {
+  const char* title;
+  const char* unit;
+  std::mutex mutex = {};
+  std::optional<ProgressBar> bar = {};
+
+  void operator()(const std::string& note, int64_t total) {
+    std::lock_guard lock(mutex);
+    if (!bar) bar.emplace(title, total, unit);
+    bar->advance(1, note);
+  }
+};
+
 }  // namespace
 
 void CudaBackend::prepare_kernels(int64_t max_tokens) {
@@ -72,19 +87,12 @@ void CudaBackend::prepare_kernels(int64_t max_tokens) {
                     ? max_tokens
                     : std::min(max_tokens, impl_->config.moe_chunk_tokens) * kMaxTopk;
   }
-  const auto shown = [](const std::string& title, const std::string& unit) {
-    struct Shown {
-      std::mutex mutex;
-      std::optional<ProgressBar> bar;
-    };
-    return [=, state = std::make_shared<Shown>()](const std::string& note, int64_t total) {
-      std::lock_guard lock(state->mutex);
-      if (!state->bar) state->bar.emplace(title, total, unit);
-      state->bar->advance(1, note);
-    };
-  };
-  if (impl_->config.autotune) autotune_fp8_gemm(uses, shown("tuning FP8 products", "shapes"));
-  warm_up_fp8_gemm(uses, shown("compiling FP8 products", "kernels"));
+  if (impl_->config.autotune) {
+    LateBar bar{"tuning FP8 products", "shapes"};
+    autotune_fp8_gemm(uses, std::ref(bar));
+  }
+  LateBar bar{"compiling FP8 products", "kernels"};
+  warm_up_fp8_gemm(uses, std::ref(bar));
 }
 
 void CudaBackend::Impl::launch(Lane& lane, Bf16GemmProblem problem) {

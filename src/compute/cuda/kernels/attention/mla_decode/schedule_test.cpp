@@ -41,39 +41,32 @@ int fill(const std::vector<int>& pages, int max_parts, int payload, bool whole =
   return used;
 }
 
+// The least payload that does of those that the kernel tries; the last one always does.
+int tried_payload(const std::vector<int>& pages, int num_parts, bool whole) {
+  int64_t total = 0;
+  for (const int p : pages) total += cost_of(p);
+  const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
+  const auto payload = [&](int trial) {
+    return trial_payload(total, num_parts, largest, whole, trial);
+  };
+  EXPECT_LE(fill(pages, num_parts, payload(kTrials - 1), whole), num_parts);
+  int best = 0;
+  while (fill(pages, num_parts, payload(best), whole) > num_parts) ++best;
+  EXPECT_LT(best, kTrials);
+  return payload(best);
+}
+
 TEST(MlaDecodeSchedule, Fills) {
   std::mt19937 random(1);
   for (int round = 0; round < 3000; ++round) {
     const int max_parts = std::vector<int>{1, 11, 33, 66, 132}[random() % 5];
     std::vector<int> pages(1 + random() % 200);
     const int longest = 1 + static_cast<int>(random() % 2000);
-    int64_t total = 0;
     for (int& p : pages) {
       p = random() % 4 == 0 ? static_cast<int>(random() % 3) : static_cast<int>(random() % longest);
-      total += cost_of(p);
     }
-    const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
-    for (const bool whole : {false, true}) {
-      const auto payload = [&](int trial) {
-        return trial_payload(total, max_parts, largest, whole, trial);
-      };
-      EXPECT_LE(fill(pages, max_parts, payload(kTrials - 1), whole), max_parts);
-      int best = 0;
-      while (fill(pages, max_parts, payload(best), whole) > max_parts) ++best;
-      EXPECT_LT(best, kTrials);
-    }
+    for (const bool whole : {false, true}) tried_payload(pages, max_parts, whole);
   }
-}
-
-// The least payload of those that the kernel tries.
-int tried_payload(const std::vector<int>& pages, int num_parts, bool whole) {
-  int64_t total = 0;
-  for (const int p : pages) total += cost_of(p);
-  const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
-  int trial = 0;
-  const auto payload = [&] { return trial_payload(total, num_parts, largest, whole, trial); };
-  while (fill(pages, num_parts, payload(), whole) > num_parts) ++trial;
-  return payload();
 }
 
 // Equal sequences: whole ones, not splits for 3% of balance.
