@@ -62,8 +62,8 @@ class Matrices {
   friend class Matrices;
   Matrices() = default;
 
-  static constexpr uint64_t kHigh =
-      matrix_descriptor(0, kColumnBytes, kGroupBytes, kSwizzle) >> 32 << 32;
+  // NOTE: an enumerator, for which NVRTC takes none of a module's memory (kernels/gemm/config.h).
+  enum : uint64_t { kHigh = matrix_descriptor(0, kColumnBytes, kGroupBytes, kSwizzle) >> 32 << 32 };
   uint32_t low_;
 };
 

@@ -218,7 +218,7 @@ double block_cycles(const Config& config) {
   const double alone = cycles_of(config);
   if (config.blocks_per_sm == 1) return alone;
   const double tensor = config.repeats() * config.warpgroups * 2.0 * std::max(config.right(), 16);
-  const double read = config.repeats() * config.warpgroups * (64.0 + config.right()) * kBlockK;
+  const double read = (64.0 + config.right()) * (kBlockK * config.repeats() * config.warpgroups);
   const double shared = (read + config.x_bytes() + config.w_bytes()) / 128.0;
   return std::max(alone, config.blocks_per_sm * std::max(tensor, shared));
 }

@@ -5,11 +5,16 @@
 
 namespace deepflight::gemm_fp8 {
 
-inline constexpr int kBlockK = 128;     // of k, with one scale: the tensor cores' longest sum
-inline constexpr int kMaxGroups = 512;  // whose tile counts fit in shared memory
-inline constexpr int kBandRows = 2048;  // of x, that tiles running together share in L2
-inline constexpr int kSharedLimit = 227 * 1024;
-inline constexpr int kProducerThreads = 128;
+// NOTE: constants that kernels use are enumerators in this folder. NVRTC gives each constexpr
+// variable a place in the module's memory, used or not, and loading such modules takes three times
+// as long.
+enum : int {
+  kBlockK = 128,     // of k, with one scale: the tensor cores' longest sum
+  kMaxGroups = 512,  // whose tile counts fit in shared memory
+  kBandRows = 2048,  // of x, that tiles running together share in L2
+  kSharedLimit = 227 * 1024,
+  kProducerThreads = 128
+};
 
 struct Config {
   bool swapped = false;  // the weights are the tensor cores' operand of 64 rows, and x the other

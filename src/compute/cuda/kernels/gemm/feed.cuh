@@ -23,11 +23,12 @@ using namespace device;  // NOLINT: headers of this kernel
 template <Config kConfig>
 class Feed {
  public:
-  static constexpr int kSlots = 2;
-  // The warps that multiply and the thread of the scales in each block, and the copying threads of
-  // the others.
-  static constexpr int kTakers =
-      kConfig.cluster() * (kConfig.warpgroups * 4 + 1) + kConfig.cluster() - 1;
+  enum : int {
+    kSlots = 2,
+    // The warps that multiply and the thread of the scales in each block, and the copying threads
+    // of the others.
+    kTakers = kConfig.cluster() * (kConfig.warpgroups * 4 + 1) + kConfig.cluster() - 1
+  };
 
   __device__ explicit Feed(const Shared<kConfig>& shared) : base_(shared.base) {}
 
@@ -79,7 +80,7 @@ class Feed {
   }
 
  private:
-  static constexpr uint32_t kOdd = 1u << 31;
+  enum : uint32_t { kOdd = 1u << 31 };
 
   __device__ uint32_t empty(int slot) const { return base_ + Shared<kConfig>::kFeed + slot * 8; }
   __device__ uint32_t place(int slot) const {

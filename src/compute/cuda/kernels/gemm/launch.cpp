@@ -2,12 +2,15 @@
 #include "compute/cuda/kernels/gemm/launch.h"
 
 #include <algorithm>
+#include <optional>
+#include <thread>
 #include <vector>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread_pool.h"
+#include "compute/cuda/jit/compiler.h"
 #include "compute/cuda/jit/kernel.h"
 #include "compute/cuda/kernels/gemm/kernels.h"
 #include "compute/cuda/kernels/gemm/source.h"
@@ -31,38 +34,68 @@ void launch_fp8_gemm(const Fp8GemmProblem& problem, cudaStream_t stream) {
 
 bool fuses_fp8_swiglu(const Fp8GemmProblem& problem) { return gemm_fp8::fuses_swiglu(problem); }
 
-void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses,
-                      const std::function<void(const std::string& name, int64_t total)>& progress) {
-  const int64_t start_us = monotonic_us();
-  std::vector<gemm_fp8::Config> configs;
-  const auto add = [&](const gemm_fp8::Shape& shape) {
-    const gemm_fp8::Config config = gemm_fp8::chosen_config(shape);
-    if (std::find(configs.begin(), configs.end(), config) == configs.end()) {
-      configs.push_back(config);
-    }
-  };
+namespace {
+
+// What launches of `uses` will run, each once.
+std::vector<gemm_fp8::Config> configs_of(std::span<const Fp8GemmUse> uses, ThreadPool& pool) {
+  std::vector<gemm_fp8::Shape> shapes;
   for (const Fp8GemmUse& use : uses) {
     for (const int64_t m : gemm_fp8::row_steps(use.max_m)) {
       gemm_fp8::Shape shape{m, use.n, use.k, use.num_groups, use.out_f32};
       shape.batch_invariant = use.batch_invariant;
-      add(shape);
+      shapes.push_back(shape);
       shape.swiglu = use.swiglu;
-      if (shape.swiglu && gemm_fp8::swiglu_pays(shape, gemm_fp8::current_machine())) add(shape);
+      if (shape.swiglu) shapes.push_back(shape);
     }
   }
+  std::vector<std::optional<gemm_fp8::Config>> chosen(shapes.size());
+  pool.parallel_for(std::ssize(shapes) + 1, [&](int64_t i) {
+    if (i == 0) {
+      jit_compiler_version();  // for later: to load the compiler's library takes longer than all
+                               // this
+      return;
+    }
+    const gemm_fp8::Shape& shape = shapes[i - 1];
+    if (!shape.swiglu || gemm_fp8::swiglu_pays(shape, gemm_fp8::current_machine())) {
+      chosen[i - 1] = gemm_fp8::chosen_config(shape);
+    }
+  });
+  std::vector<gemm_fp8::Config> configs;
+  for (const auto& config : chosen) {
+    if (config && std::find(configs.begin(), configs.end(), *config) == configs.end()) {
+      configs.push_back(*config);
+    }
+  }
+  return configs;
+}
+
+}  // namespace
+
+void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses,
+                      const std::function<void(const std::string& name, int64_t total)>& progress) {
+  const int64_t start_us = monotonic_us();
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  // More threads would take longer to begin than they save.
+  const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
+  ThreadPool pool(num_threads, [device] { CUDA_CHECK(cudaSetDevice(device)); });
+  const std::vector<gemm_fp8::Config> configs = configs_of(uses, pool);
+  std::vector<char> is_stored(configs.size());
+  pool.parallel_for(std::ssize(configs), [&](int64_t i) {
+    is_stored[i] = is_jit_stored(gemm_fp8::source_of(configs[i]));
+  });
   std::vector<JitSource> missing;
-  for (const gemm_fp8::Config& config : configs) {
-    JitSource source = gemm_fp8::source_of(config);
-    if (!is_jit_stored(source)) missing.push_back(std::move(source));
+  for (size_t i = 0; i < configs.size(); ++i) {
+    if (!is_stored[i]) missing.push_back(gemm_fp8::source_of(configs[i]));
   }
   if (!missing.empty()) {
-    ThreadPool pool(0);
-    pool.parallel_for(std::ssize(missing), [&](int64_t i) {
+    ThreadPool compilers(0);
+    compilers.parallel_for(std::ssize(missing), [&](int64_t i) {
       jit_cubin(missing[i]);
       if (progress) progress(missing[i].name, std::ssize(missing));
     });
   }
-  for (const gemm_fp8::Config& config : configs) gemm_fp8::prepare(config);
+  pool.parallel_for(std::ssize(configs), [&](int64_t i) { gemm_fp8::prepare(configs[i]); });
   spdlog::info("FP8 products: {} kernels, {} of them compiled, in {:.1f} ms", configs.size(),
                missing.size(), static_cast<double>(monotonic_us() - start_us) * 1e-3);
 }

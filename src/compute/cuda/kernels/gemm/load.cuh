@@ -17,14 +17,18 @@ using namespace device;  // NOLINT: headers of this kernel
 // One thread of a warp starts the copies.
 template <Config kConfig>
 struct Producer {
-  static constexpr int kBoxRows = kConfig.x_box_rows();
-  static constexpr uint16_t kAllBlocks = (1 << kConfig.multicast) - 1;
-  static constexpr bool kHalves = kConfig.repeats() == 2;  // rows that no repeat needs stay away
-  static constexpr int kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float));
-  static constexpr bool kAsksOnce = !kConfig.grouped && !kConfig.shared_w && kConfig.columns >= 64;
-  // Stages that get their weights before the kernel before this one is done. Rows of x queue behind
-  // them: where those are many (not swapped), some stages wait with them.
-  static constexpr int kEarly = kConfig.swapped ? kConfig.stages : kConfig.stages * 5 / 8;
+  enum : int {
+    kBoxRows = kConfig.x_box_rows(),
+    kScaleBytes = kConfig.rows * static_cast<int>(sizeof(float)),
+    // Stages that get their weights before the kernel before this one is done. Rows of x queue
+    // behind them: where those are many (not swapped), some stages wait with them.
+    kEarly = kConfig.swapped ? kConfig.stages : kConfig.stages * 5 / 8
+  };
+  enum : uint16_t { kAllBlocks = (1 << kConfig.multicast) - 1 };
+  enum : bool {
+    kHalves = kConfig.repeats() == 2,  // rows that no repeat needs stay away
+    kAsksOnce = !kConfig.grouped && !kConfig.shared_w && kConfig.columns >= 64
+  };
 
   const Params& p;
   const Shared<kConfig>& shared;

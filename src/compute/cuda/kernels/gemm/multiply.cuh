@@ -17,15 +17,17 @@ using namespace device;  // NOLINT: headers of this kernel
 // values are possible where 32 divides columns; kept apart they cost the sums nothing.
 template <Config kConfig>
 struct Border {
-  static constexpr int kGroups = kConfig.columns / 8;
-  static constexpr int kStep = 128 % kConfig.columns == 0  ? 16
-                               : kConfig.columns % 64 == 0 ? 8
-                               : kConfig.columns % 32 == 0 ? 4
-                                                           : 2;
-  static constexpr int kLast = kGroups < 16 ? kGroups : 16;
-  static constexpr bool kKnown = kConfig.column_scales() == 2 && kStep >= 4;
-  static constexpr int kDynamic = -1;
-  static constexpr int kUp = 8;  // swiglu: 64 columns of gate, then of up
+  enum : int {
+    kGroups = kConfig.columns / 8,
+    kStep = 128 % kConfig.columns == 0  ? 16
+            : kConfig.columns % 64 == 0 ? 8
+            : kConfig.columns % 32 == 0 ? 4
+                                        : 2,
+    kLast = kGroups < 16 ? kGroups : 16,
+    kDynamic = -1,
+    kUp = 8  // swiglu: 64 columns of gate, then of up
+  };
+  enum : bool { kKnown = kConfig.column_scales() == 2 && kStep >= 4 };
   static __device__ __forceinline__ int of(const Tile& tile) {
     return (128 - tile.first_column % 128) / 8;
   }
@@ -35,12 +37,13 @@ struct Border {
 // that this warp has. `kBorder`: where the compiler knows it.
 template <Config kConfig, int kBorder>
 struct Scales {
-  static constexpr int kRight = kConfig.right();
-  // Scales of x along the right operand are many: past this they are read when they are used.
-  static constexpr bool kLate = kConfig.swapped && kRight > (kConfig.blocks_per_sm == 1 ? 64 : 32);
-  static constexpr bool kTwo = !kConfig.swapped && kConfig.column_scales() == 2 &&
-                               (kBorder < 0 || kBorder < Border<kConfig>::kGroups);
-  static constexpr int kCount = !kConfig.swapped ? 2 : kLate ? 1 : kRight / 4;
+  enum : bool {
+    // Scales of x along the right operand are many: past this they are read when they are used.
+    kLate = kConfig.swapped && kConfig.right() > (kConfig.blocks_per_sm == 1 ? 64 : 32),
+    kTwo = !kConfig.swapped && kConfig.column_scales() == 2 &&
+           (kBorder < 0 || kBorder < Border<kConfig>::kGroups)
+  };
+  enum : int { kRight = kConfig.right(), kCount = !kConfig.swapped ? 2 : kLate ? 1 : kRight / 4 };
 
   float x[kCount];             // with the weights' first scale in it, but where kLate
   float second[kTwo ? 2 : 1];  // with their second
@@ -109,10 +112,13 @@ struct Scales {
 // What one warpgroup does to its rows of the left operand.
 template <Config kConfig>
 struct Multiplier {
-  static constexpr int kRepeats = kConfig.repeats(), kRight = kConfig.right();
-  // Of a stage.
-  static constexpr int kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes();
-  static constexpr int kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes();
+  enum : int {
+    kRepeats = kConfig.repeats(),
+    kRight = kConfig.right(),
+    // Of a stage.
+    kLeftBytes = kConfig.swapped ? kConfig.w_bytes() : kConfig.x_bytes(),
+    kRightBytes = kConfig.swapped ? kConfig.x_bytes() : kConfig.w_bytes()
+  };
 
   using Product = float[kRight / 2];
 

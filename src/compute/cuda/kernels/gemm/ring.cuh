@@ -11,14 +11,16 @@ namespace deepflight::gemm_fp8 {
 // Addresses in shared memory, stage by stage.
 template <Config kConfig>
 struct Shared {
-  static constexpr int kX = kConfig.out_bytes();  // what leaves lies at the start
-  static constexpr int kW = kX + kConfig.stages * kConfig.x_bytes();
-  static constexpr int kXScales = kW + kConfig.stages * kConfig.w_bytes();
-  static constexpr int kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes();
-  static constexpr int kFull = kWScales + kConfig.stages * kConfig.w_scale_bytes();
-  static constexpr int kEmpty = kFull + kConfig.stages * 8;
-  static constexpr int kFeed = kEmpty + kConfig.stages * 8;
-  static constexpr int kBefore = kFeed + kConfig.feed_bytes();
+  enum : int {
+    kX = kConfig.out_bytes(),  // what leaves lies at the start
+    kW = kX + kConfig.stages * kConfig.x_bytes(),
+    kXScales = kW + kConfig.stages * kConfig.w_bytes(),
+    kWScales = kXScales + kConfig.stages * kConfig.x_scale_bytes(),
+    kFull = kWScales + kConfig.stages * kConfig.w_scale_bytes(),
+    kEmpty = kFull + kConfig.stages * 8,
+    kFeed = kEmpty + kConfig.stages * 8,
+    kBefore = kFeed + kConfig.feed_bytes()
+  };
 
   uint32_t base;
   __device__ uint32_t x(int stage) const { return base + kX + stage * kConfig.x_bytes(); }

@@ -11,8 +11,10 @@
 namespace deepflight::gemm_fp8 {
 
 // Named barriers. 0 is __syncthreads().
-constexpr int kAll = 1;      // of the warps that multiply
-constexpr int kStaging = 2;  // of a warpgroup; the next one's is the next
+enum : int {
+  kAll = 1,     // of the warps that multiply
+  kStaging = 2  // of a warpgroup; the next one's is the next
+};
 
 // NOTE: the copy engine takes x's scales only from 16-byte boundaries, so a group's tiles start up
 // to three rows before it. Those rows are computed and not stored.

@@ -18,17 +18,16 @@ JitSource source_of(const Config& config) {
   source.text = fmt::format(
       R"(#include "compute/cuda/kernels/gemm/kernel.cuh"
 using namespace deepflight::gemm_fp8;
-constexpr Config kConfig = {{.swapped = {}, .grouped = {}, .out_f32 = {}, .rows = {}, .columns = {},
-    .warpgroups = {}, .stages = {}, .multicast = {}, .shared_w = {}, .split_k = {}, .blocks_per_sm = {},
-    .staged = {}, .swiglu = {}}};
-extern "C" __global__ void __launch_bounds__(kConfig.threads(), kConfig.blocks_per_sm)
-    {}(const __grid_constant__ Params p) {{
-  run<kConfig>(p);
+extern "C" __global__ void __launch_bounds__({}, {}) {}(const __grid_constant__ Params p) {{
+  run<Config{{.swapped = {}, .grouped = {}, .out_f32 = {}, .rows = {}, .columns = {},
+      .warpgroups = {}, .stages = {}, .multicast = {}, .shared_w = {}, .split_k = {},
+      .blocks_per_sm = {}, .staged = {}, .swiglu = {}}}>(p);
 }}
 )",
-      config.swapped, config.grouped, config.out_f32, config.rows, config.columns,
-      config.warpgroups, config.stages, config.multicast, config.shared_w, config.split_k,
-      config.blocks_per_sm, config.staged, config.swiglu, source.name);
+      config.threads(), config.blocks_per_sm, source.name, config.swapped, config.grouped,
+      config.out_f32, config.rows, config.columns, config.warpgroups, config.stages,
+      config.multicast, config.shared_w, config.split_k, config.blocks_per_sm, config.staged,
+      config.swiglu);
   source.headers = fp8_gemm_headers();
   return source;
 }
