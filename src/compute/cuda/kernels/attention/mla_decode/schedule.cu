@@ -1,5 +1,5 @@
-// Makes a step's schedule out of the lengths on the device: one block, once a step. A warp tries 32
-// payloads, a lane each, and the least that fits is taken.
+// Makes a step's schedule out of the lengths on the device: one block, once a step. Two warps try
+// 32 payloads each, a lane each, with whole groups and with cut ones; the least that fits is taken.
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
 #include "compute/cuda/primitives/warp.cuh"
 
@@ -116,6 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ int32_t pages[kSharedGroups];
   __shared__ int scratch[kThreads / device::kWarpSize];
   __shared__ Part parts[kMaxParts];
+  __shared__ int payloads[2];  // of whole groups, and of those that may be cut
   const int thread = static_cast<int>(threadIdx.x);
   const auto queries_of = [&](int s) { return in.query_offsets[s + 1] - in.query_offsets[s]; };
 
@@ -146,28 +147,25 @@ __global__ void __launch_bounds__(kThreads)
   block_prefix(costs.total, scratch, total_cost);  // and orders the pages before their use
   const int largest = block_max(costs.largest, scratch);
 
+  // Two warps: the least payload of whole groups, and of groups that may be cut.
   static_assert(kTrials == device::kWarpSize);
-  if (thread < device::kWarpSize) {
+  const bool whole = in.whole || thread < device::kWarpSize;
+  if (thread < 2 * device::kWarpSize) {
     const auto pages_of = [&](int group) {
       return group < kSharedGroups ? pages[group] : groups[group].num_pages;
     };
-    // The payload that wins, for all lanes.
-    const auto least = [&](bool whole) {
-      const int payload = trial_payload(total_cost, num_parts, largest, whole, thread);
-      const int used =
-          fill_parts(num_groups, num_parts, payload, whole, pages_of, [](int, int, int, int) {});
-      const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
-      // NOTE: the last lane's payload always fits (schedule_test.cpp).
-      const int winner = fits == 0 ? device::kWarpSize - 1 : __ffs(static_cast<int>(fits)) - 1;
-      return __shfl_sync(0xffffffffu, payload, winner);
-    };
-    const int whole_payload = least(true);
-    const int cut_payload = in.whole ? whole_payload : least(false);
-    const bool whole = in.whole || stays_whole(cut_payload, whole_payload);
-    if (thread == 0) {
-      write_parts({num_groups, num_parts, whole ? whole_payload : cut_payload, whole}, parts,
-                  groups, pages);
-    }
+    const int payload = trial_payload(total_cost, num_parts, largest, whole, thread % kTrials);
+    const int used =
+        fill_parts(num_groups, num_parts, payload, whole, pages_of, [](int, int, int, int) {});
+    const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
+    // NOTE: the last lane's payload always fits (schedule_test.cpp).
+    const int winner = fits == 0 ? kTrials - 1 : __ffs(static_cast<int>(fits)) - 1;
+    if (thread % kTrials == winner) payloads[thread / kTrials] = payload;
+  }
+  __syncthreads();
+  if (thread == 0) {
+    const bool stays = in.whole || stays_whole(payloads[1], payloads[0]);
+    write_parts({num_groups, num_parts, payloads[stays ? 0 : 1], stays}, parts, groups, pages);
   }
   __syncthreads();
 
