@@ -51,8 +51,7 @@ std::vector<gemm_fp8::Config> configs_of(std::span<const Fp8GemmUse> uses, Threa
   std::vector<std::optional<gemm_fp8::Config>> chosen(shapes.size());
   pool.parallel_for(std::ssize(shapes) + 1, [&](int64_t i) {
     if (i == 0) {
-      jit_compiler_version();  // for later: to load the compiler's library takes longer than all
-                               // this
+      jit_compiler_version();  // for later: loading the compiler's library takes longest
       return;
     }
     const gemm_fp8::Shape& shape = shapes[i - 1];

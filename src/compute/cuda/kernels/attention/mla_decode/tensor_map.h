@@ -19,8 +19,8 @@ inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint3
   const cuuint64_t strides[2] = {token_bytes, static_cast<cuuint64_t>(p.page_stride_bytes)};
   const cuuint32_t box[3] = {columns, kPageTokens, 1};
   const cuuint32_t steps[3] = {1, 1, 1};
-  // Of pages that two blocks read the L2 had better fetch twice as much (BF16, batch 64: 1%), of
-  // those that one does not (5% slower).
+  // The L2 fetches more at once of pages that several blocks read (BF16, batch 64: 1% faster).
+  // Those that one block reads would come 5% slower so.
   const CUtensorMapL2promotion promotion = p.num_heads > kTileRows
                                                ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
                                                : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
