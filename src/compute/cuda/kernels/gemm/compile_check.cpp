@@ -1,7 +1,7 @@
 // Compiles every kernel that choose() can return for the shapes of R1 and of small models, as the
-// serving process would, and fails on spills and on descriptors in threads' registers. Needs NVRTC
-// and no GPU. Also leaves the binaries in the kernel cache, if told to (--fill), or compiles all
-// that choose() weighs (--all).
+// serving process would, and fails on spills, on descriptors in threads' registers and on global
+// variables (config.h). Needs NVRTC and no GPU. Also leaves the binaries in the kernel cache, if
+// told to (--fill), or compiles all that choose() weighs (--all).
 #include <elf.h>
 #include <fmt/format.h>
 
