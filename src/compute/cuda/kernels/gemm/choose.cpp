@@ -138,12 +138,14 @@ constexpr Variant halved(int rows) {
   return {.swapped = true, .rows = rows, .columns = 64, .split_k = 2, .blocks_per_sm = 2};
 }
 
-// Dense products of R1 where the model is behind (by 5 to 18 %, those of many rows by 1 to 4 %) the
+// Products of R1 where the model is behind (by 5 to 18 %, those of many rows by 1 to 4 %) the
 // variant that was the fastest, or within 3 % of it, on an H100 and on an H200, of kMeasuredSms
-// both: for rows from first_m to last_m. (2112 x 7168 of 2560 rows and 36864 x 7168: an H200.)
+// both: for rows from first_m to last_m. (2112 x 7168 of 2560 rows, 36864 x 7168 and groups:
+// H200s.)
 struct Measured {
   int64_t n, k, first_m, last_m;
   Variant variant;
+  int num_groups = 0;
 };
 constexpr int kMeasuredSms = 132;
 constexpr Measured kMeasured[] = {
@@ -156,6 +158,7 @@ constexpr Measured kMeasured[] = {
     {4096, 7168, 961, 1024, {.rows = 256, .columns = 128}},
     {7168, 2048, 1, 8, {.swapped = true, .rows = 16, .columns = 64, .blocks_per_sm = 2}},
     {7168, 2048, 65, 112, {.rows = 256, .columns = 64}},
+    {7168, 2048, 61441, 65536, {.rows = 128, .columns = 192, .share_x = 2, .staged = true}, 256},
     {7168, 16384, 65, 80, {.swapped = true, .rows = 96, .columns = 64}},
     {7168, 16384, 4097, 5120, {.rows = 256, .columns = 128, .share_x = 2, .staged = true}},
     {24576, 1536, 17, 64, {.rows = 64, .columns = 64, .staged = true}},
@@ -223,13 +226,16 @@ double block_cycles(const Config& config) {
   return std::max(alone, config.blocks_per_sm * std::max(tensor, shared));
 }
 
-// What was measured for n, k and m: a dense kernel to BF16, which is no candidate of other shapes.
+// What was measured for n, k, m and groups: a kernel to BF16, which is no candidate of shapes that
+// want another output.
 std::optional<Config> measured_choice(const Shape& shape, const Machine& machine) {
   if (machine.num_sms != kMeasuredSms || shape.batch_invariant) return {};
   for (const Measured& known : kMeasured) {
     if (shape.n == known.n && shape.k == known.k && shape.m >= known.first_m &&
-        shape.m <= known.last_m) {
-      return with_stages(known.variant.config());
+        shape.m <= known.last_m && shape.num_groups == known.num_groups) {
+      Config config = known.variant.config();
+      config.grouped = known.num_groups > 0;
+      return with_stages(config);
     }
   }
   return {};

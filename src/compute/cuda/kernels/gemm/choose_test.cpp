@@ -89,6 +89,9 @@ TEST(Choose, WhatWasMeasuredStandsAboveTheModel) {
   EXPECT_EQ(to_string(choose({128, 2112, 7168}, {})), "normal_r64_c32_w1_s16");
   EXPECT_EQ(to_string(choose({97, 2112, 7168}, {})), "normal_r64_c32_w1_s16");
   EXPECT_EQ(to_string(choose({128, 24576, 1536}, {})), "normal_r128_c96_w2_s7");
+  const std::string grouped = "normal_r128_c192_w2_s4_grouped_m2_staged";
+  EXPECT_EQ(to_string(choose({65536, 7168, 2048, 256}, {})), grouped);
+  EXPECT_NE(to_string(choose({65536, 7168, 2048, 128}, {})), grouped);
   // A family of its own, another product or another GPU is not what was measured.
   EXPECT_FALSE(choose({8, 7168, 2048, 0, false, false, true}, {}).swapped);
   EXPECT_NE(to_string(choose({128, 2176, 7168}, {})), "normal_r64_c32_w1_s16");
