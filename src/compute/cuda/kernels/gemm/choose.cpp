@@ -226,16 +226,21 @@ double block_cycles(const Config& config) {
   return std::max(alone, config.blocks_per_sm * std::max(tensor, shared));
 }
 
-// What was measured for n, k, m and groups: a kernel to BF16, which is no candidate of shapes that
-// want another output.
+// A variant as a kernel for `shape`.
+Config config_of(const Variant& variant, const Shape& shape) {
+  Config config = variant.config();
+  config.grouped = shape.num_groups > 0;
+  config.out_f32 = shape.out_f32;
+  return with_stages(config);
+}
+
+// What was measured for n, k, m and groups, to BF16.
 std::optional<Config> measured_choice(const Shape& shape, const Machine& machine) {
-  if (machine.num_sms != kMeasuredSms || shape.batch_invariant) return {};
+  if (machine.num_sms != kMeasuredSms || shape.batch_invariant || shape.out_f32) return {};
   for (const Measured& known : kMeasured) {
     if (shape.n == known.n && shape.k == known.k && shape.m >= known.first_m &&
         shape.m <= known.last_m && shape.num_groups == known.num_groups) {
-      Config config = known.variant.config();
-      config.grouped = known.num_groups > 0;
-      return with_stages(config);
+      return config_of(known.variant, shape);
     }
   }
   return {};
@@ -275,10 +280,7 @@ std::vector<Config> candidates(const Shape& shape) {
     if (variant.split_k > 1 && (grouped || k_blocks < 4 * variant.split_k)) continue;
     if (grouped && variant.columns < 64) continue;
     if (variant.share_w > 1 && rows_a_group <= variant.rows) continue;
-    Config config = variant.config();
-    config.grouped = grouped;
-    config.out_f32 = shape.out_f32;
-    config = with_stages(config);
+    const Config config = config_of(variant, shape);
     if (shape.batch_invariant && !is_batch_invariant(config)) continue;
     if (fits(config)) found.push_back(config);
   }

@@ -79,13 +79,14 @@ void warm_up_fp8_gemm(std::span<const Fp8GemmUse> uses,
   const int num_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
   ThreadPool pool(num_threads, [device] { CUDA_CHECK(cudaSetDevice(device)); });
   const std::vector<gemm_fp8::Config> configs = configs_of(uses, pool);
-  std::vector<char> is_stored(configs.size());
-  pool.parallel_for(std::ssize(configs), [&](int64_t i) {
-    is_stored[i] = is_jit_stored(gemm_fp8::source_of(configs[i]));
-  });
+  std::vector<JitSource> sources;
+  for (const gemm_fp8::Config& config : configs) sources.push_back(gemm_fp8::source_of(config));
+  std::vector<char> is_stored(sources.size());
+  pool.parallel_for(std::ssize(sources),
+                    [&](int64_t i) { is_stored[i] = is_jit_stored(sources[i]); });
   std::vector<JitSource> missing;
-  for (size_t i = 0; i < configs.size(); ++i) {
-    if (!is_stored[i]) missing.push_back(gemm_fp8::source_of(configs[i]));
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (!is_stored[i]) missing.push_back(std::move(sources[i]));
   }
   if (!missing.empty()) {
     ThreadPool compilers(0);
