@@ -20,22 +20,30 @@ __device__ inline void allow_next_kernel() {
 }
 
 #ifndef __CUDACC_RTC__
-// On the host: kernel<<<grid, block, shared_bytes, stream>>>(args...) with the attribute. The
-// error, if any, is cudaGetLastError()'s.
+// On the host: kernel<<<grid, block, shared_bytes, stream>>>(args...) with the attribute, in
+// clusters of so many blocks. The error, if any, is cudaGetLastError()'s.
 template <typename... Parameters, typename... Args>
-inline void launch_early_shared(void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                                size_t shared_bytes, cudaStream_t stream, const Args&... args) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+inline void launch_early_clusters(void (*kernel)(Parameters...), unsigned cluster, dim3 grid,
+                                  dim3 block, size_t shared_bytes, cudaStream_t stream,
+                                  const Args&... args) {
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   cudaLaunchKernelEx(&config, kernel, Parameters(args)...);
+}
+template <typename... Parameters, typename... Args>
+inline void launch_early_shared(void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                                size_t shared_bytes, cudaStream_t stream, const Args&... args) {
+  launch_early_clusters(kernel, 1, grid, block, shared_bytes, stream, args...);
 }
 template <typename... Parameters, typename... Args>
 inline void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,

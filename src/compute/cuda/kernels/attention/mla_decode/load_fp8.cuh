@@ -4,6 +4,7 @@
 #pragma once
 
 #include "compute/cuda/kernels/attention/mla_decode/tile.cuh"
+#include "compute/cuda/primitives/cluster.cuh"
 #include "compute/cuda/primitives/ld_st.cuh"
 
 namespace deepflight::cuda_mla_decode {
@@ -43,6 +44,10 @@ struct Fp8Shared {
   // The page has its weights; completes for places of queries too, to stay in step.
   __device__ uint32_t weighed(int stage) const {
     return base + kBarriers + (2 * kStages + stage) * 8;
+  }
+  // The other block of a pair has room in this place.
+  __device__ uint32_t ready(int stage) const {
+    return base + kBarriers + (3 * kStages + kTurns + stage) * 8;
   }
   // The segment's sums are known.
   __device__ uint32_t counted(int turn) const {
@@ -103,6 +108,25 @@ __device__ inline Stage load_queries(const Inputs& in, const Fp8Shared& shared,
   return stage;
 }
 
+// Half of a page's boxes for both blocks of a pair, which walk the same pages and bring the other
+// half: once both have room. `turn`: the parity of the place's pages.
+__device__ inline void load_page_for_both(const Fp8Params& p, const Fp8Shared& shared, int page,
+                                          const Stage& stage, uint32_t turn) {
+  const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
+  const uint32_t ready = shared.ready(stage.index), rank = cluster_rank();
+  constexpr uint16_t kBoth = 3;
+  barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
+  barrier_arrive_expect(full, kFp8PageBytes);
+  cluster_barrier_arrive(address_in_block(ready, rank ^ 1));
+  barrier_wait(ready, turn);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int box = static_cast<int>(rank) * 2 + i;
+    load_box_multicast(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, kBoth);
+  }
+  if (rank == 1) load_box_multicast(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, kBoth);
+}
+
 __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, int page,
                                  const Stage& stage, bool alone, uint64_t once) {
   const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
@@ -124,10 +148,12 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
 
 // One warp: the queries and pages. The first settled pages, behind the queries in the ring, come
 // before the kernel before this one has ended.
+template <bool kPair>
 __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Stage stage;
   const uint64_t once = evict_first_policy();
+  uint32_t turns = 0;  // parities of a pair's places, a bit each
   bool begins = true;
   Segments segments(p.in);
   Segment segment;
@@ -139,6 +165,16 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
     if (segment.num_pages == 0) continue;
     // No block of another tile wants the pages: L2 need not keep them (else 2 to 5 % longer).
     const bool alone = segment.num_queries * p.in.num_heads <= kTileRows;
+    const auto load = [&](int page, const Stage& place) {
+      if (kPair) {
+        if (elect_lane()) {
+          load_page_for_both(p, shared, page, place, turns >> place.index & 1);
+        }
+        turns ^= 1 << place.index;
+      } else {
+        if (elect_lane()) load_page(p, shared, page, place, alone, once);
+      }
+    };
     int early = 0;
     if (begins) {
       const int places = query_stages(p.in, segment);
@@ -147,7 +183,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
 #pragma unroll 1
       for (int i = 0; i < early; ++i, ahead = ahead.next()) {
         const int page = __shfl_sync(0xffffffffu, ids, i);
-        if (elect_lane()) load_page(p, shared, page, ahead, alone, once);
+        load(page, ahead);
         __syncwarp();
       }
       begins = false;
@@ -161,7 +197,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
         next_ids = i + 32 + lane < segment.num_pages ? table[i + 32 + lane] : 0;
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
-      if (i >= early && elect_lane()) load_page(p, shared, page, stage, alone, once);
+      if (i >= early) load(page, stage);
       __syncwarp();
       stage = stage.next();
     }

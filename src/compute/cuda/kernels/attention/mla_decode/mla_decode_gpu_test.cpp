@@ -64,7 +64,7 @@ void check_batches(PageFormat format) {
     for (const int64_t heads : {16, 128}) {
       std::vector<Sequence> sequences;
       std::mt19937 random(static_cast<unsigned>(queries));
-      for (int i = 0; i < 64; ++i) {
+      for (int i = 0; i < 72; ++i) {  // more than pairs of SMs
         const int64_t kv_len = std::max<int64_t>(queries, random() % (i % 8 == 0 ? 3500 : 600));
         sequences.push_back({kv_len, queries, i % 13 == 5});
       }

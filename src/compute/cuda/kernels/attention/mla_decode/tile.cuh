@@ -259,14 +259,15 @@ __device__ inline void warp_arrive(uint32_t barrier) {
   if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-// A block an SM, which may come before the kernel before has ended.
-template <auto kKernel, int kBlockThreads, typename Params>
+// A block an SM, which may come before the kernel before has ended, in clusters of kCluster.
+template <auto kKernel, int kBlockThreads, int kCluster = 1, typename Params>
 cudaError_t launch_tiles(const Params& p, int shared_bytes, int num_sms, cudaStream_t stream) {
   static const cudaError_t attribute =
       cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (attribute != cudaSuccess) return attribute;
-  launch_early_shared(kKernel, dim3(static_cast<unsigned>(num_sms)), dim3(kBlockThreads),
-                      static_cast<size_t>(shared_bytes), stream, p);
+  launch_early_clusters(kKernel, kCluster,
+                        dim3(static_cast<unsigned>(num_sms / kCluster * kCluster)),
+                        dim3(kBlockThreads), static_cast<size_t>(shared_bytes), stream, p);
   return cudaGetLastError();
 }
 
