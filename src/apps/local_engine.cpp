@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "model/deepseek/dummy_weights.h"
+#include "model/deepseek/kv_scales.h"
 #include "model/deepseek/memory_plan.h"
 #include "model/deepseek/tensor_table.h"
 #include "text/byte_tokenizer.h"
@@ -255,6 +256,14 @@ Status LocalEngine::load_weights() {
     }
   }
   ASSIGN_OR_RETURN(num_mtp_modules, count_mtp_modules(num_mtp_modules));
+  if (options_.kv_cache_dtype == "fp8") {
+    ASSIGN_OR_RETURN(kv_scales_,
+                     load_kv_scales(*checkpoint, model_config_.num_layers + num_mtp_modules));
+  }
+  if (!kv_scales_.empty()) {
+    const auto [least, most] = std::ranges::minmax(kv_scales_);
+    spdlog::info("KV scales of the checkpoint: {} to {}", least, most);
+  }
   {
     int64_t total_bytes = 0;
     for (const auto& row : rows) {
@@ -302,6 +311,7 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   executor.speculative = speculative_;
   executor.captures_without_drafts = draft_policy_.max_rows > 0;
   ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options_.kv_cache_dtype, device_.is_cuda));
+  executor.kv_scales = kv_scales_;
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;
   executor.max_pages_per_slot = pages_for(options_.max_model_len + draft_overshoot());

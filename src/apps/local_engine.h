@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "apps/devices.h"
 #include "apps/mtp_options.h"
@@ -93,6 +94,7 @@ class LocalEngine {
   DraftPolicyConfig draft_policy_;
   Device device_;
   ModelWeights weights_;
+  std::vector<float> kv_scales_;  // of an e4m3 KV cache, a scale a layer; empty: all are 1
   std::unique_ptr<Executor> executor_;
   Buffer host_kv_memory_;
   std::unique_ptr<HostTier> host_tier_;  // null: none

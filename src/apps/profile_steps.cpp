@@ -18,7 +18,7 @@ std::vector<uint8_t> random_tokens(const KvPool& pool, int64_t num_tokens) {
   std::vector<float> values(pool.token_dim);
   for (int64_t token = 0; token < num_tokens; ++token) {
     for (float& value : values) value = normal(engine);
-    store_kv_token(pool, values.data(), bytes.data() + token * pool.token_bytes());
+    store_kv_token(pool, 0, values.data(), bytes.data() + token * pool.token_bytes());
   }
   return bytes;
 }

@@ -251,6 +251,32 @@ class CommandLine(unittest.TestCase):
                 self.expect_refusal(("generate", "--model", path, "--token-ids", "1",
                                      "--max-tokens", "1"), words)
 
+    def test_kv_scales(self):
+        """A checkpoint's: an e4m3 KV cache uses them, and what is no scale is refused."""
+        name = "model.layers.1.self_attn.k_scale"
+
+        def arguments(path, scale):
+            checkpoint = Checkpoint(path)
+            if scale is not None:
+                header, data = checkpoint.tensors()
+                header[name] = {"dtype": "F32", "shape": [],
+                                "data_offsets": [len(data), len(data) + 4]}
+                checkpoint.set_tensors(header, data + struct.pack("<f", scale))
+            return ("generate", "--model", path, "--token-ids", "1,2,3,4,5,6,7,8",
+                    "--max-tokens", "16", "--ignore-eos", "--kv-cache-dtype", "fp8")
+
+        def output(scale):
+            with tempfile.TemporaryDirectory() as path:
+                done = run(arguments(path, scale))
+                self.assertEqual(done.returncode, 0, done.stderr)
+                return done.stdout
+
+        self.assertEqual(output(1.0), output(None))
+        self.assertNotEqual(output(1e-6), output(None))  # latents are cut off at 448e-6
+        for scale in (0.0, -1.0, float("inf"), float("nan")):
+            with self.subTest(scale=scale), tempfile.TemporaryDirectory() as path:
+                self.expect_refusal(arguments(path, scale), [name, "KV scale"])
+
     def test_tokenizers(self):
         for number, (spoil, words) in enumerate(TOKENIZERS):
             with self.subTest(number=number, words=words), tempfile.TemporaryDirectory() as path:

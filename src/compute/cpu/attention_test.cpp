@@ -106,7 +106,7 @@ TEST(WriteKv, ChangesOnlyTheAddressedBytes) {
       const int32_t position = positions.values[t];
       const int64_t page = page_table.values[slots.values[t] * 3 + position / 64];
       const int64_t token = (page * 3 + 1) * 64 + position % 64;
-      store_kv_token(pool, latent.row(t), want.data() + token * pool.token_bytes());
+      store_kv_token(pool, 1, latent.row(t), want.data() + token * pool.token_bytes());
     }
     EXPECT_EQ(memory, want);
   }

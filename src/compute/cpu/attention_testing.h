@@ -32,6 +32,7 @@ class AttentionWorld {
  public:
   static constexpr int64_t kLayers = 3;
   static constexpr int64_t kLayer = 1;
+  static constexpr float kScales[kLayers] = {4.0f, 0.75f, 0.125f};  // of kF8E4M3
 
   AttentionWorld(const AttentionShape& shape, std::vector<AttentionSequence> sequences,
                  KvFormat format, uint32_t seed, int64_t first_key = 0)
@@ -47,7 +48,7 @@ class AttentionWorld {
       num_tokens_ += sequence.num_queries;
     }
     pool_ = {nullptr, format, num_pages, kLayers, shape.token_dim()};
-    pool_.scale = 0.75f;
+    pool_.scales = kScales;
     pool_.rope_dim = shape.rope;
     memory_.assign(pool_.size_bytes(), 0xff);  // NaN in every format
     pool_.base = memory_.data();
@@ -188,8 +189,8 @@ class AttentionWorld {
                 pool_.token_bytes();
         std::vector<float> values(shape_.token_dim());
         for (float& value : values) value = normal(engine);
-        store_kv_token(pool_, values.data(), target);
-        load_kv_token(pool_, target, values.data());
+        store_kv_token(pool_, kLayer, values.data(), target);
+        load_kv_token(pool_, kLayer, target, values.data());
         tokens_[s].emplace_back(values.begin(), values.end());
       }
     }

@@ -57,7 +57,7 @@ const float* load_page(const KvPool& pool, int32_t page, int64_t layer, int64_t 
   float* rows = at_least(copy, kPage * pool.token_dim);
   const int64_t count = std::min(num_valid, kPage);
   for (int64_t i = 0; i < count; ++i) {
-    load_kv_token(pool, source + i * pool.token_bytes(), rows + i * pool.token_dim);
+    load_kv_token(pool, layer, source + i * pool.token_bytes(), rows + i * pool.token_dim);
   }
   std::fill(rows + count * pool.token_dim, rows + kPage * pool.token_dim, 0.0f);
   return rows;

@@ -41,7 +41,7 @@ void CpuBackend::write_kv(const TensorView& latent, const StepState& state,
     CHECK(position >= 0 && position < state.page_table.dim(1) * kPage, position, slot);
     const int32_t page = state.page_table.row<int32_t>(slot)[position / kPage];
     char* target = page_address(pool, page, layer) + position % kPage * pool.token_bytes();
-    store_kv_token(pool, latent.row<float>(token), target);
+    store_kv_token(pool, layer, latent.row<float>(token), target);
   }
 }
 

@@ -53,7 +53,7 @@ void set_pool(const TensorView& latent, const StepState& state, const StepInputs
   problem->pool.layer = layer;
   problem->pool.token_dim = pool.token_dim;
   problem->pool.rope_dim = pool.rope_dim;
-  problem->pool.scale = pool.scale;
+  problem->pool.scale = pool.scale(layer);
   problem->pool.token_slots = inputs.token_slots.data<int32_t>();
   problem->pool.page_table = state.page_table.data<int32_t>();
   problem->pool.page_table_stride = state.page_table.stride(0);
@@ -74,7 +74,7 @@ Problem attention_problem(const MlaCall& call) {
   problem.page_stride_bytes = call.pool.page_stride_bytes();
   problem.layer_offset_bytes = call.layer * call.pool.layer_stride_bytes();
   problem.format = page_format(call.pool.format);
-  problem.kv_scale = call.pool.scale;
+  problem.kv_scale = call.pool.scale(call.layer);
   problem.page_table = call.state.page_table.data<int32_t>();
   problem.page_table_stride = call.state.page_table.stride(0);
   return problem;

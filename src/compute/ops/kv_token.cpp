@@ -68,7 +68,7 @@ float kv_group_scale(float largest) {
   return std::ldexp(1.0f, std::clamp(exponent, -15, 7));
 }
 
-void store_kv_token(const KvPool& pool, const float* values, void* target) {
+void store_kv_token(const KvPool& pool, int64_t layer, const float* values, void* target) {
   auto* bytes = static_cast<uint8_t*>(target);
   switch (pool.format) {
     case KvFormat::kF32:
@@ -77,13 +77,13 @@ void store_kv_token(const KvPool& pool, const float* values, void* target) {
     case KvFormat::kBF16:
       return store_bf16(values, pool.token_dim, bytes);
     case KvFormat::kF8E4M3:
-      return store_e4m3(values, pool.token_dim, pool.scale, bytes);
+      return store_e4m3(values, pool.token_dim, pool.scale(layer), bytes);
     case KvFormat::kF8Group:
       return store_groups(pool, values, bytes);
   }
 }
 
-void load_kv_token(const KvPool& pool, const void* source, float* values) {
+void load_kv_token(const KvPool& pool, int64_t layer, const void* source, float* values) {
   const auto* bytes = static_cast<const uint8_t*>(source);
   switch (pool.format) {
     case KvFormat::kF32:
@@ -92,7 +92,7 @@ void load_kv_token(const KvPool& pool, const void* source, float* values) {
     case KvFormat::kBF16:
       return load_bf16(bytes, pool.token_dim, values);
     case KvFormat::kF8E4M3:
-      return load_e4m3(bytes, pool.token_dim, pool.scale, values);
+      return load_e4m3(bytes, pool.token_dim, pool.scale(layer), values);
     case KvFormat::kF8Group:
       return load_groups(pool, bytes, values);
   }

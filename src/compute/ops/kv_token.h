@@ -15,7 +15,7 @@ float kv_group_scale(float largest);
 
 // values: F32 [token_dim], latent then rope. target, source: token_bytes() of the pool, any
 // alignment. Numbers that are not (NaN) stay so.
-void store_kv_token(const KvPool& pool, const float* values, void* target);
-void load_kv_token(const KvPool& pool, const void* source, float* values);
+void store_kv_token(const KvPool& pool, int64_t layer, const float* values, void* target);
+void load_kv_token(const KvPool& pool, int64_t layer, const void* source, float* values);
 
 }  // namespace deepflight

@@ -34,7 +34,7 @@ TEST(KvToken, GroupLayoutAtPublishedWidths) {
   }
   values[512] = 3.0f;
   std::vector<uint8_t> bytes(656, 0xa5);
-  store_kv_token(pool, values.data(), bytes.data());
+  store_kv_token(pool, 0, values.data(), bytes.data());
   for (int64_t group = 0; group < 4; ++group) {
     float scale;
     std::memcpy(&scale, &bytes[512 + 4 * group], 4);
@@ -83,9 +83,9 @@ TEST(KvToken, RoundingIsWithinTheFormats) {
       std::vector<float> values(pool.token_dim), loaded(pool.token_dim);
       for (float& value : values) value = normal(engine) * size;
       std::vector<uint8_t> bytes(pool.token_bytes() + 8, 0xa5);
-      store_kv_token(pool, values.data(), bytes.data());
+      store_kv_token(pool, 0, values.data(), bytes.data());
       for (int64_t i = pool.token_bytes(); i < std::ssize(bytes); ++i) EXPECT_EQ(bytes[i], 0xa5);
-      load_kv_token(pool, bytes.data(), loaded.data());
+      load_kv_token(pool, 0, bytes.data(), loaded.data());
       for (int64_t i = 0; i < pool.token_dim; ++i) {
         const float magnitude = std::abs(values[i]);
         float bound = magnitude * 0x1p-8f;  // BF16: half of its last bit
@@ -110,8 +110,8 @@ TEST(KvToken, NumbersThatAreNotStaySo) {
   values[200] = INFINITY;
   values[257] = NAN;
   std::vector<uint8_t> bytes(pool.token_bytes());
-  store_kv_token(pool, values.data(), bytes.data());
-  load_kv_token(pool, bytes.data(), loaded.data());
+  store_kv_token(pool, 0, values.data(), bytes.data());
+  load_kv_token(pool, 0, bytes.data(), loaded.data());
   EXPECT_TRUE(std::isnan(loaded[3]));
   EXPECT_EQ(loaded[2], 1.0f);
   EXPECT_EQ(loaded[200], 57344.0f);
@@ -123,13 +123,14 @@ TEST(KvToken, OtherFormats) {
   float loaded[3];
   uint8_t bytes[12];
   for (const KvFormat format : {KvFormat::kF32, KvFormat::kBF16, KvFormat::kF8E4M3}) {
-    KvPool pool{.format = format, .num_pages = 1, .num_layers = 1, .token_dim = 3};
-    pool.scale = 0.5f;
+    KvPool pool{.format = format, .num_pages = 1, .num_layers = 2, .token_dim = 3};
+    const float scales[2] = {32.0f, 0.5f};
+    pool.scales = scales;
     EXPECT_EQ(pool.token_bytes(), format == KvFormat::kF32    ? 12
                                   : format == KvFormat::kBF16 ? 6
                                                               : 3);
-    store_kv_token(pool, values, bytes);
-    load_kv_token(pool, bytes, loaded);
+    store_kv_token(pool, 1, values, bytes);
+    load_kv_token(pool, 1, bytes, loaded);
     EXPECT_EQ(loaded[0], 1.0f);
     const float bound = format == KvFormat::kF32 ? 0 : format == KvFormat::kBF16 ? 1e-3f : 0.02f;
     EXPECT_NEAR(loaded[1], values[1], bound);

@@ -51,7 +51,7 @@ struct StepDeltas {
   TensorView masks;       // I32 [num_masks, mask_words]
 };
 
-// How a token's latent and rope values lie in a page. kF8E4M3 has one scale for the whole pool:
+// How a token's latent and rope values lie in a page. kF8E4M3 has one scale for all of a layer:
 // stored value = e4m3(value / scale). kF8Group keeps e4m3 latents, then an F32 scale for each 128
 // of them, then rope as BF16: 512 + 16 + 128 bytes at DeepSeek's widths (compute/ops/kv_token.h).
 enum class KvFormat : uint8_t { kF32, kBF16, kF8E4M3, kF8Group };
@@ -67,9 +67,11 @@ struct KvPool {
   int64_t num_pages = 0;
   int64_t num_layers = 0;
   int64_t token_dim = 0;   // latent + rope elements
-  float scale = 1.0f;      // of kF8E4M3
   int64_t tail_bytes = 0;  // of the states; a multiple of 16
   int64_t rope_dim = 0;    // kF8Group must know
+  // Of kF8E4M3, on the host: a scale a layer; null: all are 1.
+  const float* scales = nullptr;
+  float scale(int64_t layer) const { return scales == nullptr ? 1.0f : scales[layer]; }
   // Of a token of kF8Group: latents, then these.
   int64_t num_groups() const { return (token_dim - rope_dim + kKvGroup - 1) / kKvGroup; }
   int64_t scales_offset_bytes() const { return (token_dim - rope_dim + 3) / 4 * 4; }

@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "model/deepseek/kv_scales.h"
 #include "tensor/float_formats.h"
 
 namespace deepflight {
@@ -279,8 +280,9 @@ Result<TableMatch> match_table(const Checkpoint& checkpoint, const DeepseekConfi
   for (const std::string& name : checkpoint.names()) {
     std::string_view base = name;
     if (base.ends_with(kScaleSuffix)) base.remove_suffix(kScaleSuffix.size());
+    if (known.contains(base) || is_kv_scale(base)) continue;
     // Buffers that very old exports wrote; every implementation computes them.
-    if (known.contains(base) || base.ends_with("rotary_emb.inv_freq")) continue;
+    if (base.ends_with("rotary_emb.inv_freq")) continue;
     if (match.num_unexpected++ == 0) match.first_unexpected = name;
   }
   return match;

@@ -90,7 +90,7 @@ Result<StoredTensor> load_tensor(const Checkpoint& checkpoint, const TensorRow& 
 
 // What a checkpoint has beside or short of the table.
 struct TableMatch {
-  int64_t num_unexpected = 0;  // tensors that no row names (old rotary_emb.inv_freq not counted)
+  int64_t num_unexpected = 0;  // tensors that no row names (KV scales, old inv_freq not counted)
   std::string first_unexpected;
   int num_mtp_modules = 0;  // leading MTP modules of which every tensor that is no copy is there
 };

@@ -156,6 +156,7 @@ TEST(MatchTable, ListsMissingAndCountsUnexpected) {
     if (!is_copy) tensors.push_back({.name = row.name, .shape = {1}});
   }
   tensors.push_back({.name = "model.layers.0.self_attn.rotary_emb.inv_freq", .shape = {1}});
+  tensors.push_back({.name = "model.layers.0.self_attn.k_scale", .shape = {1}});
   auto match = match_table(Checkpoint::dummy(tensors, 0), config, rows);
   ASSERT_TRUE(match.ok()) << match.error().message;
   EXPECT_EQ(match->num_unexpected, 0);

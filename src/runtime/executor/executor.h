@@ -42,6 +42,7 @@ struct ExecutorConfig {
   int64_t max_batched_tokens = 0;
   int64_t max_pages_per_slot = 0;
   KvFormat kv_format = KvFormat::kF32;
+  std::vector<float> kv_scales;  // of KvFormat::kF8E4M3, a scale a layer; empty: all are 1
   SpeculativeConfig speculative;
   bool captures_without_drafts = false;  // decode steps that neither verify nor make any, too
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "runtime/executor/executor.h"
 
 namespace deepflight {
@@ -33,6 +34,11 @@ KvPool make_pool(const ExecutorConfig& config, const DeepseekConfig& model_confi
   pool.format = config.kv_format;
   pool.num_pages = num_pages;
   pool.num_layers = model_config.num_layers + num_modules;
+  if (!config.kv_scales.empty()) {
+    CHECK(std::ssize(config.kv_scales) == pool.num_layers, config.kv_scales.size(),
+          pool.num_layers);
+    pool.scales = config.kv_scales.data();
+  }
   pool.token_dim = model_config.kv_token_dim();
   pool.rope_dim = model_config.qk_rope_head_dim;
   pool.tail_bytes = MtpDrafter::states_width(model_config, num_modules) * dtype_bytes(activation);
