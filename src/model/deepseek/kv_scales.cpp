@@ -10,8 +10,8 @@
 namespace deepflight {
 namespace {
 
-// Behind "model.layers.N.self_attn.": as llm-compressor writes it, vLLM calls it, ModelOpt writes it
-// (two ways), and as one scale of keys and values was called before.
+// Behind "model.layers.N.self_attn.": as llm-compressor writes it, vLLM calls it, ModelOpt writes
+// it (two ways), and as one scale of keys and values was called before.
 constexpr std::array kNames = {std::string_view("k_scale"), std::string_view("attn.k_scale"),
                                std::string_view("kv_a_proj_with_mqa.k_scale"),
                                std::string_view("k_proj.k_scale"), std::string_view("kv_scale")};

@@ -357,6 +357,8 @@ Result<TensorView> SafetensorsFile::view(const SafetensorsEntry& entry) const {
   void* values = const_cast<std::byte*>(data);
   const auto& shape = entry.shape;
   switch (shape.size()) {
+    case 0:
+      return TensorView(values, entry.dtype, {1});
     case 1:
       return TensorView(values, entry.dtype, {shape[0]});
     case 2:
@@ -366,7 +368,7 @@ Result<TensorView> SafetensorsFile::view(const SafetensorsEntry& entry) const {
     case 4:
       return TensorView(values, entry.dtype, {shape[0], shape[1], shape[2], shape[3]});
     default:
-      return unsupported("{}: tensor '{}' has {} dimensions, 1 to {} are read", name_, entry.name,
+      return unsupported("{}: tensor '{}' has {} dimensions, up to {} are read", name_, entry.name,
                          shape.size(), kMaxRank);
   }
 }

@@ -50,7 +50,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(std::string_view name) const;
 
   // The entry's values in the mapped file: valid while this object (or a move of it) lives. Values
-  // may lie at any address, aligned or not. An error if the rank is not 1..kMaxRank.
+  // may lie at any address, aligned or not. A scalar is a vector of one. An error if the rank is
+  // above kMaxRank.
   Result<TensorView> view(const SafetensorsEntry& entry) const;
 
  private:

@@ -178,6 +178,16 @@ TEST(Safetensors, ViewsTheMappedFile) {
   std::filesystem::remove(path);
 }
 
+TEST(Safetensors, ScalarsAreVectorsOfOne) {
+  const auto path = temporary_file();
+  std::ofstream(path, std::ios::binary)
+      << safetensors_file(R"({"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})", 4);
+  const auto file = SafetensorsFile::open(path);
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(file->view(*file->find("s"))->to_string(), "F32[1]");
+  std::filesystem::remove(path);
+}
+
 TEST(Safetensors, RefusesRanksThatViewsDoNotHave) {
   const auto path = temporary_file();
   std::ofstream(path, std::ios::binary)
@@ -185,7 +195,7 @@ TEST(Safetensors, RefusesRanksThatViewsDoNotHave) {
   const auto file = SafetensorsFile::open(path);
   ASSERT_TRUE(file.ok());
   EXPECT_EQ(file->view(*file->find("s")).error().message,
-            path.string() + ": tensor 's' has 5 dimensions, 1 to 4 are read");
+            path.string() + ": tensor 's' has 5 dimensions, up to 4 are read");
   std::filesystem::remove(path);
 }
 
