@@ -180,6 +180,8 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::load(const EngineOptions& opti
   RETURN_IF_ERROR(local->model_config_.truncate_layers(options.num_layers));
   RETURN_IF_ERROR(check_dummy_zipf(local->model_config_, options.dummy_zipf));
   ASSIGN_OR_RETURN(local->device_, open_device(options.device));
+  ASSIGN_OR_RETURN(local->kv_format_,
+                   parse_kv_format(options.kv_cache_dtype, local->device_.is_cuda));
   local->set_defaults();
   RETURN_IF_ERROR(local->load_text());
   ASSIGN_OR_RETURN(local->speculative_, make_speculative_config(options.mtp, local->tokenizer()));
@@ -256,7 +258,7 @@ Status LocalEngine::load_weights() {
     }
   }
   ASSIGN_OR_RETURN(num_mtp_modules, count_mtp_modules(num_mtp_modules));
-  if (options_.kv_cache_dtype == "fp8") {
+  if (kv_format_ == KvFormat::kF8E4M3) {
     ASSIGN_OR_RETURN(kv_scales_,
                      load_kv_scales(*checkpoint, model_config_.num_layers + num_mtp_modules));
   }
@@ -310,7 +312,7 @@ Result<ExecutorConfig> LocalEngine::executor_config() const {
   ExecutorConfig executor;
   executor.speculative = speculative_;
   executor.captures_without_drafts = draft_policy_.max_rows > 0;
-  ASSIGN_OR_RETURN(executor.kv_format, parse_kv_format(options_.kv_cache_dtype, device_.is_cuda));
+  executor.kv_format = kv_format_;
   executor.kv_scales = kv_scales_;
   executor.max_num_slots = options_.max_num_seqs;
   executor.max_batched_tokens = options_.max_batched_tokens;

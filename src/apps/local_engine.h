@@ -94,6 +94,7 @@ class LocalEngine {
   DraftPolicyConfig draft_policy_;
   Device device_;
   ModelWeights weights_;
+  KvFormat kv_format_ = KvFormat::kF32;
   std::vector<float> kv_scales_;  // of an e4m3 KV cache, a scale a layer; empty: all are 1
   std::unique_ptr<Executor> executor_;
   Buffer host_kv_memory_;

@@ -18,9 +18,7 @@ constexpr std::array kNames = {std::string_view("k_scale"), std::string_view("at
 
 Result<float> load_scale(const Checkpoint& checkpoint, const std::string& name) {
   ASSIGN_OR_RETURN(const StoredTensor tensor, checkpoint.tensor(name));
-  const DType dtype = tensor.values.dtype();
-  const bool is_float = dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
-  if (!is_float || tensor.values.num_elements() != 1) {
+  if (!tensor.is_float() || tensor.values.num_elements() != 1) {
     return invalid_argument("tensor '{}': expected one number (F32, BF16 or F16), found {}", name,
                             tensor.values.to_string());
   }

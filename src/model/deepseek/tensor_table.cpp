@@ -237,10 +237,8 @@ std::vector<TensorRow> tensor_table(const DeepseekConfig& config) {
 
 Result<StoredTensor> load_tensor(const Checkpoint& checkpoint, const TensorRow& row) {
   ASSIGN_OR_RETURN(StoredTensor tensor, checkpoint.tensor(row.name));
-  const DType dtype = tensor.values.dtype();
-  const bool is_fp8 = dtype == DType::kF8E4M3;
-  const bool is_float = dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
-  const bool allowed = is_float || (is_fp8 && row.format != StorageFormat::kFloat);
+  const bool is_fp8 = tensor.values.dtype() == DType::kF8E4M3;
+  const bool allowed = tensor.is_float() || (is_fp8 && row.format != StorageFormat::kFloat);
   if (!allowed || !has_shape(tensor.values, row.shape)) {
     return invalid_argument("tensor '{}': expected {}, found {}", row.name, expected_text(row),
                             tensor.values.to_string());

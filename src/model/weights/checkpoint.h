@@ -26,6 +26,12 @@ struct StoredTensor {
   TensorView scale_inv;               // F32 [ceil(rows / 128), ceil(columns / 128)], or empty
   std::shared_ptr<const void> owner;  // keeps the memory of both alive
   std::optional<RandomFill> random;   // a dummy matrix: `values` has no memory, scale_inv is empty
+
+  // Stored as F32, BF16 or F16.
+  bool is_float() const {
+    const DType dtype = values.dtype();
+    return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+  }
 };
 
 // One tensor that Checkpoint::dummy can make. A matrix is random (F32, BF16, or F8E4M3 with scales)
