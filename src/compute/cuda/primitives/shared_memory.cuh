@@ -40,6 +40,14 @@ __device__ inline uint4 load_shared_vector(uint32_t address) {
 __device__ inline void store_shared_word(uint32_t address, uint32_t word) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
+__device__ inline void store_shared_pointer(uint32_t address, const void* pointer) {
+  asm volatile("st.shared.b64 [%0], %1;" ::"r"(address), "l"(pointer) : "memory");
+}
+__device__ inline uint8_t* load_shared_pointer(uint32_t address) {
+  uint8_t* pointer;
+  asm volatile("ld.shared.b64 %0, [%1];" : "=l"(pointer) : "r"(address) : "memory");
+  return pointer;
+}
 __device__ inline void store_shared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }

@@ -115,11 +115,15 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   float s[2][32];
   Segments segments(p.in);
   Segment segment;
-  while (segments.next(segment)) {
+  bool more = segments.next(segment);
+  while (more) {
     const Rows rows(p.in, segment);
     RowState state;
     const int num_pages = static_cast<int>(uniform(segment.num_pages));
-    if (num_pages == 0) continue;
+    if (num_pages == 0) {
+      more = segments.next(segment);
+      continue;
+    }
     w.begin(segment, rows);
     const Fp8Operands queries(shared.query());
     w.issue<0>(s[0], queries, w.stage);
@@ -132,11 +136,13 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
     }
     if (i + 2 == num_pages) {
       weigh_page(w, rows, i++, s[0], s[1], state);
+      more = segments.next(segment);  // comes while the scores do
       wgmma_wait<0>();
       pin(s[1]);
 #pragma unroll
       for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
     } else {
+      more = segments.next(segment);
       wgmma_wait<0>();
       pin(s[0]);
     }
@@ -147,8 +153,21 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Two warps, a row a thread: sums of rounded weights over a segment's pages. Whoever weighs has no
-// time for it.
+// Where a row of the segment's tile goes; null: not a row of the sequence.
+__device__ inline uint8_t* row_results(const Inputs& in, const Segment& segment, int local) {
+  if (segment.partial >= 0) {
+    return reinterpret_cast<uint8_t*>(in.partials +
+                                      (int64_t{segment.partial} * kTileRows + local) * kLatentDim);
+  }
+  const int row = segment.first_row() + local;
+  const int token = row / in.num_heads, head = row - token * in.num_heads;
+  if (token >= segment.num_queries) return nullptr;
+  return reinterpret_cast<uint8_t*>(in.out + int64_t{segment.first_token + token} * in.out_stride +
+                                    int64_t{head} * in.out_head_stride);
+}
+
+// Two warps, a row a thread: sums of rounded weights over a segment's pages, and where its results
+// go. Whoever weighs or sums has no time for it.
 __device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
   const int row = static_cast<int>(threadIdx.x) % (2 * 32);
   Stage stage;
@@ -173,7 +192,12 @@ __device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
       __syncwarp();
       if (elect_lane()) barrier_arrive(shared.empty(stage.index), 2);
     }
-    if (segment.num_pages > 0) store_shared(shared.sums(turn) + row * 4, sum);
+    if (segment.num_pages > 0) {
+      store_shared(shared.result_factors(turn) + row * 4,
+                   sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f);
+      store_shared_pointer(shared.result_rows(turn) + row * 8, row_results(p.in, segment, row));
+      if (row == 0) store_shared_word(shared.is_partial(turn), segment.partial >= 0 ? 1 : 0);
+    }
     if (segment.partial >= 0) {
       wait_for_previous_kernel();
       const float offset = sum > 0.0f ? load_shared(shared.offsets(turn) + row * 4) : 0.0f;
@@ -187,71 +211,83 @@ __device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Where a row of the tile goes, and by what its sums are to be multiplied. A lane finds it out for
-// rows `lane` and `lane` + 32 and tells the others: code that runs once a segment costs its length.
-struct RowResults {
-  void* out[2];  // null: not a row of the sequence
-  float factor[2];
+// A segment without pages: zeros, by the warpgroup whose columns they are.
+__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int half) {
+  const int thread = this_thread();
+  wait_for_previous_kernel();
+#pragma unroll 1
+  for (int row = thread / 32; row < kTileRows; row += kWarpgroup / 32) {
+    uint8_t* out = row_results(in, segment, row);
+    if (out != nullptr) reinterpret_cast<uint4*>(out + half * 512)[thread % 32] = uint4{};
+  }
+}
 
-  __device__ RowResults(const Inputs& in, const Fp8Shared& shared, int turn,
-                        const Segment& segment) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int local = lane + 32 * i;
-      const float sum = segment.num_pages > 0 ? load_shared(shared.sums(turn) + local * 4) : 0.0f;
-      factor[i] = sum > 0.0f ? __fdividef(in.output_scale, sum) : 0.0f;
-      const int row = segment.first_row() + local;
-      const int token = row / in.num_heads, head = row - token * in.num_heads;
-      if (token >= segment.num_queries) {
-        out[i] = nullptr;
-      } else if (segment.partial >= 0) {
-        out[i] = in.partials + (int64_t{segment.partial} * kTileRows + local) * kLatentDim;
-      } else {
-        out[i] = in.out + int64_t{segment.first_token + token} * in.out_stride +
-                 int64_t{head} * in.out_head_stride;
-      }
-    }
-  }
-  __device__ float factor_of(int row, int which) const {
-    return __shfl_sync(0xffffffffu, factor[which], row);
-  }
-  __device__ void* out_of(int row, int which) const {
-    return reinterpret_cast<void*>(
-        __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(out[which]), row));
-  }
-};
-
+// Two blocks of a warpgroup's sums, times its row's factor each, to rows of 128 columns in shared
+// memory.
 template <bool kPartial>
-__device__ inline void store_rows(const RowResults& rows, int half, const Outputs& o) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int pair = half * 128 + warp * 8 + lane / 4;  // of columns
+__device__ inline void write_results(uint32_t rows, uint32_t factors, int thread,
+                                     const float (&a)[32], const float (&b)[32]) {
+  rows += thread % 4 * 2 * kResultStride + thread / 4 * 4;
+  factors += thread % 4 * 8;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const int row = i / 2 % 4 * 8 + i % 2 + lane % 4 * 2;  // of 32
-    const float factor = rows.factor_of(row, i / 8);
-    void* out = rows.out_of(row, i / 8);
-    if (out == nullptr) continue;
+  for (int i = 0; i < 8; ++i) {
+    const float2 factor = load_shared_pair(factors + i * 32);
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const float* sums = o[m] + i / 2 * 4 + i % 2;
-      static_cast<uint32_t*>(out)[pair + 32 * m] =
-          pack_results(sums[0] * factor, sums[2] * factor, kPartial);
+    for (int odd = 0; odd < 2; ++odd) {
+      const int at = i * 4 + odd;
+      const float by = odd == 0 ? factor.x : factor.y;
+      const uint32_t row = rows + (i * 8 + odd) * kResultStride;
+      store_shared_word(row, pack_results(a[at] * by, a[at + 2] * by, kPartial));
+      store_shared_word(row + 128, pack_results(b[at] * by, b[at + 2] * by, kPartial));
     }
   }
 }
 
-// Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones.
-__device__ inline void store_outputs(const Inputs& in, const Fp8Shared& shared, int turn,
-                                     const Segment& segment, int half, const Outputs& o) {
-  wait_for_previous_kernel();
-  const RowResults rows(in, shared, turn, segment);
-  if (segment.partial >= 0) {
-    store_rows<true>(rows, half, o);
-  } else {
-    store_rows<false>(rows, half, o);
+// Rows of 128 columns from shared memory to `at` of where `table` says that each goes, 16 threads a
+// row.
+__device__ inline void copy_results(uint32_t rows, uint32_t table, int thread, int at) {
+  constexpr int kStep = kWarpgroup / 16, kBatch = 4;
+  rows += thread / 16 * kResultStride + thread % 16 * 16;
+  table += thread / 16 * 8;
+#pragma unroll
+  for (int first = 0; first < kTileRows; first += kBatch * kStep) {
+    uint4 results[kBatch];
+    uint8_t* out[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      results[i] = load_shared_vector(rows + (first + i * kStep) * kResultStride);
+      out[i] = load_shared_pointer(table + (first + i * kStep) * 8);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (out[i] == nullptr) continue;
+      *reinterpret_cast<uint4*>(out[i] + at + thread % 16 * 16) = results[i];
+    }
   }
+}
+
+// Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones. They
+// go through the place of its last page, which is free then, so that a warp stores whole lines of
+// two rows.
+__device__ inline void store_outputs(const Fp8Shared& shared, int turn, int half, int place,
+                                     const Outputs& o) {
+  const int thread = this_thread();
+  const uint32_t rows = shared.page(place) + half * kResultBytes;
+  const uint32_t factors = shared.result_factors(turn), table = shared.result_rows(turn);
+  const bool is_partial = load_shared_word(shared.is_partial(turn)) != 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (is_partial) {
+      write_results<true>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
+    } else {
+      write_results<false>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
+    }
+    named_sync<kWarpgroup>(kOwn + 1 + half);
+    if (i == 0) wait_for_previous_kernel();
+    copy_results(rows, table, thread, half * 512 + i * 256);
+    if (i == 0) named_sync<kWarpgroup>(kOwn + 1 + half);
+  }
+  warp_arrive(shared.empty(place));
 }
 
 // What a summing warpgroup carries along.
@@ -259,14 +295,20 @@ struct Summing {
   const Fp8Shared& shared;
   const WeightMatrix weights;  // of place 0
   const int half;
+  uint32_t values_at;
   Stage stage{};
   Values values[2];  // of blocks 0 and 1, then 2 and 3; at a page's begin it has those of block 0
 
   __device__ Summing(const Fp8Shared& memory, int which)
-      : shared(memory), weights(memory.weights(0)), half(which) {}
-
+      : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {
+    asm volatile("" : "+r"(values_at));  // one register: not four sums with it
+  }
   __device__ void load(int block) {
-    load_values(values[block % 2], shared, stage.index, half, block);
+    load_values(values[block % 2], shared.page(stage.index) + values_at, block);
+  }
+  // Of this thread's rows: where the page's factors for them begin. (lane % 4 * 8, in values_at.)
+  __device__ uint32_t factors(int index) const {
+    return shared.factors(index) + (values_at >> 4 & 24);
   }
   // Waits for a page of which `count` keys are defined and loads its first block.
   __device__ void begin_page(int count) {
@@ -279,7 +321,8 @@ struct Summing {
   }
 };
 
-// A page's part of the outputs. If another `follows`, `count` of its keys are defined.
+// A page's part of the outputs. If another `follows`, `count` of its keys are defined; if none
+// does, the page's place is kept.
 __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Outputs& o) {
   const Stage stage = w.stage;
   float sum[32];
@@ -291,7 +334,7 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
     issue_outputs(sum, w.values[m % 2], w.weights, stage.index);
     if (m == 0) {
       w.load(1);
-      rescale(o, w.shared.factors(stage.index), moved);
+      rescale(o, w.factors(stage.index), moved);
     }
     if (m == 3) {
       w.stage = stage.next();
@@ -304,7 +347,7 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
     for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
     pin(o[m]);
   }
-  warp_arrive(w.shared.empty(stage.index));
+  if (follows) warp_arrive(w.shared.empty(stage.index));
 }
 
 // Two warpgroups, 256 columns each: the outputs.
@@ -314,25 +357,29 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
   Outputs o;
   Segments segments(p.in);
   Segment segment;
-  while (segments.next(segment)) {
+  bool more = segments.next(segment);
+  while (more) {
+    const int num_pages = static_cast<int>(uniform(segment.num_pages));
+    if (num_pages == 0) {
+      store_zeros(p.in, segment, half);
+      more = segments.next(segment);
+      continue;
+    }
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i / 32][i % 32] = 0.0f;
-    if (segment.num_pages > 0) {
-      w.stage = w.stage.next(query_stages(p.in, segment));
-      int count = segment.kv_len - segment.first_page * kPageTokens;
-      w.begin_page(count);
+    w.stage = w.stage.next(query_stages(p.in, segment));
+    int count = segment.kv_len - segment.first_page * kPageTokens;
+    w.begin_page(count);
 #pragma unroll 1
-      for (int rest = segment.num_pages; rest > 0; --rest) {
-        count -= kPageTokens;
-        sum_page(w, rest > 1, count, o);
-      }
+    for (int rest = num_pages; rest > 0; --rest) {
+      count -= kPageTokens;
+      sum_page(w, rest > 1, count, o);
     }
-    segments.read(segment);  // again, rather than keep it
-    if (segment.num_pages > 0) {
-      barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
-    }
-    store_outputs(p.in, shared, turn % Fp8Shared::kTurns, segment, half, o);
-    if (segment.num_pages > 0) turn = (turn + 1) % (2 * Fp8Shared::kTurns);
+    more = segments.next(segment);  // comes while the last weights are counted
+    barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
+    named_sync<2 * kWarpgroup>(kBothSummed);
+    store_outputs(shared, turn % Fp8Shared::kTurns, half, w.stage.last(), o);
+    turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }
 
@@ -345,6 +392,7 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
   if (threadIdx.x == 0) {
     prefetch_map(&p.wide);
     prefetch_map(&p.narrow);
+    prefetch_map(&p.queries);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full(stage), 1);
       barrier_init(shared.empty(stage), 12);  // eight warps that sum, two that count, twice
@@ -379,7 +427,9 @@ cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, __ha
                               float* lse, cudaStream_t stream) {
   Fp8Params p;
   if (!encode_pool_map(p.wide, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B) ||
-      !encode_pool_map(p.narrow, problem, 64, CU_TENSOR_MAP_SWIZZLE_64B)) {
+      !encode_pool_map(p.narrow, problem, 64, CU_TENSOR_MAP_SWIZZLE_64B) ||
+      !encode_query_map(p.queries, problem, kQueryColumns, kQueryRows,
+                        CU_TENSOR_MAP_SWIZZLE_NONE)) {
     return cudaErrorInvalidValue;
   }
   p.in = make_inputs(problem, partials, lse);

@@ -16,11 +16,17 @@ constexpr int kStages = 5;
 constexpr int kEarlyPages = 2;  // that come ahead of the queries
 // Queries come through the ring too, as BF16: so many rows are as large as a page.
 constexpr int kQueryRows = kTileRows / 2;
-constexpr int kQueryBytes = kTokenDim * 2;
-static_assert(kQueryRows * kQueryBytes == kFp8PageBytes);
+constexpr int kQueryColumns = 192;  // of a box, of three
+static_assert(kQueryRows * kTokenDim * 2 == kFp8PageBytes);
+// Results leave through a page's place: of both warpgroups that sum, rows of 128 columns, so far
+// apart that what a warp stores at a time lies in different banks.
+constexpr int kResultStride = 128 * 2 + 16;
+constexpr int kResultBytes = kTileRows * kResultStride;
+static_assert(2 * kResultBytes <= kFp8PageBytes);
 
 struct Fp8Params {
   CUtensorMap wide, narrow;  // [page][64][576], boxes 128 and 64 columns wide
+  CUtensorMap queries;       // [token, head][576], boxes of 32 x 192
   Inputs in;
 };
 
@@ -31,7 +37,9 @@ struct Fp8Shared {
   static constexpr int kRowBytes = kTileRows * 4;
   static constexpr int kTurns = 4;  // of so many segments; a ring holds three
   static constexpr int kMoved = kRows + (1 + kStages + 2 * kTurns) * kRowBytes;
-  static constexpr int kBytes = kMoved + kStages * 4 + 1024;  // and room to align
+  static constexpr int kResults = kMoved + 64;
+  static_assert((kStages + kTurns) * 4 <= 64);
+  static constexpr int kBytes = kResults + kTurns * kTileRows * 8 + 1024;  // and room to align
 
   uint32_t base;
   __device__ uint32_t query() const { return base; }
@@ -58,8 +66,11 @@ struct Fp8Shared {
   // factor is not one.
   __device__ uint32_t factors(int stage) const { return base + kRows + (1 + stage) * kRowBytes; }
   __device__ uint32_t moved(int stage) const { return base + kMoved + stage * 4; }
-  // Of a segment's rows.
-  __device__ uint32_t sums(int turn) const {
+  // Where a segment's rows of results go, and whether they are partial.
+  __device__ uint32_t result_rows(int turn) const { return base + kResults + turn * kTileRows * 8; }
+  __device__ uint32_t is_partial(int turn) const { return moved(kStages + turn); }
+  // Of a segment's rows: by what sums become results, and the last offsets.
+  __device__ uint32_t result_factors(int turn) const {
     return base + kRows + (1 + kStages + turn) * kRowBytes;
   }
   __device__ uint32_t offsets(int turn) const {
@@ -75,6 +86,7 @@ struct Stage {
     const bool wraps = index + count >= kStages;
     return {wraps ? index + count - kStages : index + count, wraps ? parity ^ 1 : parity};
   }
+  __device__ int last() const { return (index == 0 ? kStages : index) - 1; }
 };
 
 __device__ inline int num_rows(const Inputs& in, const Segment& segment) {
@@ -84,25 +96,23 @@ __device__ inline int query_stages(const Inputs& in, const Segment& segment) {
   return num_rows(in, segment) > kQueryRows ? 2 : 1;
 }
 
-// A segment's queries, a row a lane.
-__device__ inline Stage load_queries(const Inputs& in, const Fp8Shared& shared,
+// A segment's queries. Rows past its end are another's, or zeros. (Copies of rows, a lane each, go
+// one after the other, 90 cycles each.)
+__device__ inline Stage load_queries(const Fp8Params& p, const Fp8Shared& shared,
                                      const Segment& segment, Stage stage) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  static_assert(kQueryRows == 32);
+  const int begin = segment.first_token * p.in.num_heads + segment.first_row();
 #pragma unroll 1
-  for (int rest = num_rows(in, segment), first = segment.first_row(); rest > 0;
-       rest -= kQueryRows, first += kQueryRows) {
+  for (int first = 0; first < num_rows(p.in, segment); first += kQueryRows) {
     const uint32_t full = shared.full(stage.index);
     barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
-    if (elect_lane()) barrier_arrive_expect(full, min(rest, kQueryRows) * kQueryBytes);
-    __syncwarp();
-    if (lane < rest) {
-      const int token = (first + lane) / in.num_heads, head = first + lane - token * in.num_heads;
-      load_bytes(
-          shared.page(stage.index) + lane * kQueryBytes,
-          in.q + int64_t{segment.first_token + token} * in.q_stride + head * in.q_head_stride,
-          kQueryBytes, full);
+    if (elect_lane()) {
+      barrier_arrive_expect(full, kFp8PageBytes);
+#pragma unroll
+      for (int x = 0; x < kTokenDim; x += kQueryColumns) {
+        load_box(shared.page(stage.index) + x * kQueryRows * 2, &p.queries, full, x, begin + first);
+      }
     }
+    __syncwarp();
     stage = stage.next();
   }
   return stage;
@@ -189,7 +199,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
       begins = false;
     }
     wait_for_previous_kernel();
-    stage = load_queries(p.in, shared, segment, stage);
+    stage = load_queries(p, shared, segment, stage);
 #pragma unroll 1
     for (int i = 0; i < segment.num_pages; ++i) {
       if (i % 32 == 0) {
@@ -204,69 +214,102 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Eight BF16 values to e4m3.
-__device__ inline uint2 round_8(const Bf16x8& values, float factor) {
-  float2 pairs[4];
+// A thread's share of a row of queries, BF16 in pairs: 8 of each 64 columns.
+using QueryWords = uint32_t[kTokenDim / 8 / 2];
+
+// Of the row at `source` and in two boxes after it, by eight neighbouring threads, `part` of them.
+__device__ inline void load_query(QueryWords& words, uint32_t source, int part, bool valid) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __bfloat1622float2(values.pairs[i]);
-    pairs[i] = make_float2(pair.x * factor, pair.y * factor);
+  for (int i = 0; i < 9; ++i) {
+    uint4 bits = {};
+    if (valid) {
+      bits = load_shared_vector(source + i / 3 * kQueryRows * kQueryColumns * 2 + i % 3 * 128 +
+                                part * 16);
+    }
+    words[4 * i] = bits.x, words[4 * i + 1] = bits.y;
+    words[4 * i + 2] = bits.z, words[4 * i + 3] = bits.w;
   }
-  return make_uint2(to_e4m3x4(pairs[0].x, pairs[0].y, pairs[1].x, pairs[1].y),
-                    to_e4m3x4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y));
 }
 
-// Row `row` of the tile, BF16 at `source`, by eight neighbouring threads, `part` of them: 8 of each
-// 64 columns.
-__device__ inline void round_query(const Fp8Shared& shared, uint32_t source, int row, int part,
-                                   bool valid) {
-  Bf16x8 values[9];
-  __nv_bfloat162 largest[4];
+// The largest absolute value, as the bits of its BF16, which are ordered as the values.
+__device__ inline uint32_t largest_bits(const QueryWords& words) {
+  constexpr uint32_t kNoSigns = 0x7fff7fff;
+  uint32_t found = words[0] & kNoSigns;
 #pragma unroll
-  for (int i = 0; i < 9; ++i) {
-    values[i] = {};
-    if (valid) {
-      const uint4 bits = load_shared_vector(source + part * 16 + i * 128);
-      values[i] = reinterpret_cast<const Bf16x8&>(bits);
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const __nv_bfloat162 found = __habs2(values[i].pairs[j]);
-      largest[j] = i == 0 ? found : __hmax2(largest[j], found);  // of NaN and x: x
-    }
+  for (int i = 1; i < 35; i += 2) {
+    found = __vimax3_u16x2(found, words[i] & kNoSigns, words[i + 1] & kNoSigns);
   }
-  largest[0] = __hmax2(__hmax2(largest[0], largest[1]), __hmax2(largest[2], largest[3]));
-  float found = fmaxf(__low2float(largest[0]), __high2float(largest[0]));
-#pragma unroll
-  for (int i = 1; i < 8; i *= 2) found = fmaxf(found, __shfl_xor_sync(0xffffffffu, found, i));
-  found = fminf(fmaxf(found, 1e-30f), 3e38f);  // not 0: its scale times -inf were NaN
-  const float factor = __fdiv_rn(448.0f, found);
+  found = __vmaxu2(found, words[35] & kNoSigns);
+  return max(found & 0xffff, found >> 16);
+}
+
+// Queries become e4m3 times a power of two, by which the row's largest comes to between 224 and
+// 448: exactly so, in BF16. The power for that one's bits, as BF16, and its inverse, as float.
+__device__ inline uint32_t query_power(uint32_t largest) {
+  // An exponent more if the mantissa is past 1.75; 2^-100 in place of zeros, no infinity.
+  const uint32_t exponent = (min(max(largest, 27u << 7), 0x7f7fu) + 0x1f) >> 7;
+  return 262 - exponent << 7;
+}
+__device__ inline float inverse_power(uint32_t power) {
+  return __uint_as_float((254 - (power >> 7)) << 23);
+}
+
+__device__ inline void store_query(const Fp8Shared& shared, const QueryWords& words, int row,
+                                   int part, uint32_t power) {
+  const uint32_t both = power | power << 16;
+  const auto scaled = [&](int i, float(&values)[2]) {
+    const __nv_bfloat162 pair = __hmul2(reinterpret_cast<const __nv_bfloat162&>(words[i]),
+                                        reinterpret_cast<const __nv_bfloat162&>(both));
+    const uint32_t bits = reinterpret_cast<const uint32_t&>(pair);
+    values[0] = __uint_as_float(bits << 16), values[1] = __uint_as_float(bits & 0xffff0000);
+  };
 #pragma unroll
   for (int i = 0; i < 9; ++i) {
-    const uint2 rounded = round_8(values[i], factor);
+    uint32_t rounded[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      float low[2], high[2];
+      scaled(4 * i + 2 * j, low);
+      scaled(4 * i + 2 * j + 1, high);
+      rounded[j] = to_e4m3x4(low[0], low[1], high[0], high[1]);
+    }
     const uint32_t target = i < 8 ? i / 2 * kBoxBytes + chunk_of_128(row, i % 2 * 4 + part / 2)
                                   : kFp8RopeOffset + chunk_of_64(row, part / 2);
     asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared.query() + target + part % 2 * 8),
-                 "r"(rounded.x), "r"(rounded.y)
+                 "r"(rounded[0]), "r"(rounded[1])
                  : "memory");
   }
-  if (part == 0) store_shared(shared.query_scales() + row * 4, found * (1.0f / 448.0f));
+  if (part == 0) store_shared(shared.query_scales() + row * 4, inverse_power(power));
 }
 
 // One warpgroup: a segment's queries out of the ring; rows past the end become zeros. Nobody may
 // still use the last segment's.
 __device__ inline Stage round_queries(const Inputs& in, const Fp8Shared& shared,
                                       const Segment& segment, Stage stage) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, part = thread % 8;
   const int end = num_rows(in, segment);
+  static_assert(kQueryRows == 2 * kWarpgroup / 8);
 #pragma unroll 1
   for (int first = 0; first < kTileRows; first += kQueryRows) {
     const bool comes = first < end;
     if (comes) barrier_wait(shared.full(stage.index), stage.parity);
-#pragma unroll 1
-    for (int row = thread / 8; row < kQueryRows; row += kWarpgroup / 8) {
-      round_query(shared, shared.page(stage.index) + row * kQueryBytes, first + row, thread % 8,
-                  first + row < end);
+    QueryWords words[2];  // of rows thread / 8 and 16 after it, side by side
+    const int row = thread / 8;
+    const uint32_t source = shared.page(stage.index) + row * kQueryColumns * 2;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      load_query(words[i], source + i * 16 * kQueryColumns * 2, part, first + row + i * 16 < end);
+      largest |= largest_bits(words[i]) << 16 * i;
+    }
+#pragma unroll
+    for (int i = 1; i < 8; i *= 2) {
+      largest = __vmaxu2(largest, __shfl_xor_sync(0xffffffffu, largest, i));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      store_query(shared, words[i], first + row + i * 16, part,
+                  query_power(largest >> 16 * i & 0xffff));
     }
     if (!comes) continue;
     __syncwarp();

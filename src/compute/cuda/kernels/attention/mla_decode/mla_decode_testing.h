@@ -185,15 +185,15 @@ class World {
   }
 
  private:
-  // Each row's largest magnitude becomes 448.
+  // Times a power of two, by which each row's largest magnitude comes to between 224 and 448.
   std::vector<float> rounded_queries() const {
     std::vector<float> rounded = host_q_;
     for (int64_t at = 0; at + dim_ <= std::ssize(rounded); at += dim_) {
       float largest = 1e-30f;
       for (int64_t i = 0; i < dim_; ++i) largest = std::max(largest, std::abs(rounded[at + i]));
+      const float power = std::exp2(std::floor(std::log2(448.0f / largest)));
       for (int64_t i = 0; i < dim_; ++i) {
-        const uint8_t stored = f32_to_f8e4m3(rounded[at + i] * (448.0f / largest));
-        rounded[at + i] = f8e4m3_to_f32(stored) * (largest / 448.0f);
+        rounded[at + i] = f8e4m3_to_f32(f32_to_f8e4m3(rounded[at + i] * power)) / power;
       }
     }
     return rounded;

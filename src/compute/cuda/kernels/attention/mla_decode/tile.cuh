@@ -23,7 +23,8 @@ constexpr int kWarpgroup = 128;
 constexpr int kBoxBytes = 64 * 128;
 
 // Named barriers.
-constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5, kEvenScores = 6;
+constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5, kEvenScores = 6,
+              kBothSummed = 6;
 
 struct Inputs {
   const __nv_bfloat16* q;
@@ -192,7 +193,8 @@ struct RowState {
       rises |= next[r] > offset[r] + slack;
     }
     // Seldom so: the row's other threads need not be asked.
-    if (!__any_sync(0xffffffffu, rises)) return false;
+    if (!__any_sync(0xffffffffu, rises)) [[likely]]
+      return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
@@ -225,8 +227,10 @@ __device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
 
 // Scores of a page whose first key is `begin`: of keys that rows do not see.
 __device__ inline void mask_page(float (&s)[32], const Rows& rows, int begin) {
-  if (begin + kPageTokens > rows.least) mask_scores(s, begin + rows.key, rows.limit);
-  if (begin < rows.first_key) mask_first_scores(s, begin + rows.key, rows.first_key);
+  if (begin + kPageTokens > rows.least) [[unlikely]]
+    mask_scores(s, begin + rows.key, rows.limit);
+  if (begin < rows.first_key) [[unlikely]]
+    mask_first_scores(s, begin + rows.key, rows.first_key);
 }
 
 // Two e4m3 values, the lower half of `values`, exactly.

@@ -75,17 +75,18 @@ __device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, 
   }
 }
 
-// Columns of a block of a page, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next.
-__device__ inline void load_values(Values& values, const Fp8Shared& shared, int stage, int half,
-                                   int block) {
+// Where in a page this lane's values of a half's first block begin.
+__device__ inline uint32_t values_offset(int half) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const uint32_t base =
-      shared.page(stage) + half * 2 * kBoxBytes + (chunk_of_128(lane, warp) ^ block % 2 * 64);
+  return half * 2 * kBoxBytes + chunk_of_128(lane, warp);
+}
+// Columns of a block, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next. `first`: the
+// address of the first block's.
+__device__ inline void load_values(Values& values, uint32_t first, int block) {
+  const uint32_t base = (first ^ block % 2 * 64) + block / 2 * kBoxBytes;
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    ldmatrix_x4_trans(values[k], base + block / 2 * kBoxBytes + k * 32 * 128);
-  }
+  for (int k = 0; k < 2; ++k) ldmatrix_x4_trans(values[k], base + k * 32 * 128);
 }
 // Pairs of columns to four keys of each: behind sums, under which the loads come.
 __device__ inline void part_columns(Values& values) {
@@ -157,20 +158,31 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   }
 }
 
+// This thread of its warpgroup, asked for anew: what follows from it is not kept in registers while
+// pages are summed.
+__device__ inline int this_thread() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return static_cast<int>(thread) % kWarpgroup;
+}
+
 // Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
 __device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
-  if (moved == 0) return;
-  factors += threadIdx.x % 4 * 8;
+  if (moved == 0) [[likely]]
+    return;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if ((moved >> i / 2 * 8 & 0xff) == 0) continue;
-    const float2 factor = load_shared_pair(factors + i * 32);
+  for (int warp = 0; warp < 4; ++warp) {
+    if ((moved >> warp * 8 & 0xff) == 0) continue;
+    const float2 factor[2] = {load_shared_pair(factors + warp * 64),
+                              load_shared_pair(factors + warp * 64 + 32)};
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      o[m][4 * i] *= factor.x;
-      o[m][4 * i + 1] *= factor.y;
-      o[m][4 * i + 2] *= factor.x;
-      o[m][4 * i + 3] *= factor.y;
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        float* at = o[m] + warp * 8 + i * 4;
+        at[0] *= factor[i].x, at[1] *= factor[i].y;
+        at[2] *= factor[i].x, at[3] *= factor[i].y;
+      }
     }
   }
 }
