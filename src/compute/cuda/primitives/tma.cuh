@@ -98,6 +98,14 @@ __device__ inline void load_box_multicast(uint32_t shared, const CUtensorMap* ma
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks)
       : "memory");
 }
+__device__ inline void load_box_multicast(uint32_t shared, const CUtensorMap* map, uint32_t barrier,
+                                          int x, int y, int z, uint16_t blocks, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks), "l"(policy)
+      : "memory");
+}
 
 // Four bytes by the loading thread itself, asynchronously (cp.async), and this thread's arrival on
 // the barrier once all such loads of it have landed.

@@ -13,7 +13,8 @@ namespace deepflight::cuda_mla_decode {
 constexpr int kFp8RopeOffset = 4 * kBoxBytes;
 constexpr int kFp8PageBytes = kFp8RopeOffset + kBoxBytes / 2;
 constexpr int kStages = 5;
-constexpr int kEarlyPages = 2;  // that come ahead of the queries
+constexpr uint16_t kBoth = 3;   // blocks of a pair
+constexpr int kEarlyPages = 1;  // that come ahead of the queries
 // Queries come through the ring too, as BF16: so many rows are as large as a page.
 constexpr int kQueryRows = kTileRows / 2;
 constexpr int kQueryColumns = 192;  // of a box, of three
@@ -118,36 +119,36 @@ __device__ inline Stage load_queries(const Fp8Params& p, const Fp8Shared& shared
   return stage;
 }
 
-// Half of a page's boxes for both blocks of a pair, which walk the same pages and bring the other
-// half: once both have room. `turn`: the parity of the place's pages.
-__device__ inline void load_page_for_both(const Fp8Params& p, const Fp8Shared& shared, int page,
-                                          const Stage& stage, uint32_t turn) {
-  const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
-  const uint32_t ready = shared.ready(stage.index), rank = cluster_rank();
-  constexpr uint16_t kBoth = 3;
-  barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
-  barrier_arrive_expect(full, kFp8PageBytes);
-  cluster_barrier_arrive(address_in_block(ready, rank ^ 1));
-  barrier_wait(ready, turn);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int box = static_cast<int>(rank) * 2 + i;
-    load_box_multicast(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, kBoth);
-  }
-  if (rank == 1) load_box_multicast(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, kBoth);
-}
-
+// A page; of a pair's blocks, which walk the same pages, each brings half of its boxes to both,
+// once both have room. `turn`: the parity of the place's pages. `alone`: L2 need not keep it.
+template <bool kPair>
 __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, int page,
-                                 const Stage& stage, bool alone, uint64_t once) {
+                                 const Stage& stage, uint32_t turn, bool alone, uint64_t once) {
   const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
   barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
   barrier_arrive_expect(full, kFp8PageBytes);
+  const uint32_t rank = kPair ? cluster_rank() : 0;
+  if (kPair) {
+    cluster_barrier_arrive(address_in_block(shared.ready(stage.index), rank ^ 1));
+    barrier_wait(shared.ready(stage.index), turn);
+  }
   const auto load_boxes = [&](auto... policy) {
 #pragma unroll
-    for (int box = 0; box < 4; ++box) {
-      load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, policy...);
+    for (int i = 0; i < (kPair ? 2 : 4); ++i) {
+      const int box = static_cast<int>(rank) * 2 + i;
+      if constexpr (kPair) {
+        load_box_multicast(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, kBoth,
+                           policy...);
+      } else {
+        load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, policy...);
+      }
     }
-    load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, policy...);
+    if constexpr (kPair) {
+      if (rank == 0) return;
+      load_box_multicast(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, kBoth, policy...);
+    } else {
+      load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, policy...);
+    }
   };
   if (alone) {
     load_boxes(once);
@@ -173,17 +174,14 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
                            segment.first_page;
     int ids = lane < segment.num_pages ? table[lane] : 0, next_ids = 0;
     if (segment.num_pages == 0) continue;
-    // No block of another tile wants the pages: L2 need not keep them (else 2 to 5 % longer).
-    const bool alone = segment.num_queries * p.in.num_heads <= kTileRows;
+    // No block of another tile, or pair, wants the pages: L2 need not keep them (else 2 to 5 %
+    // longer).
+    const bool alone = segment.num_queries * p.in.num_heads <= kTileRows * (kPair ? 2 : 1);
     const auto load = [&](int page, const Stage& place) {
-      if (kPair) {
-        if (elect_lane()) {
-          load_page_for_both(p, shared, page, place, turns >> place.index & 1);
-        }
-        turns ^= 1 << place.index;
-      } else {
-        if (elect_lane()) load_page(p, shared, page, place, alone, once);
+      if (elect_lane()) {
+        load_page<kPair>(p, shared, page, place, turns >> place.index & 1, alone, once);
       }
+      turns ^= 1 << place.index;
     };
     int early = 0;
     if (begins) {

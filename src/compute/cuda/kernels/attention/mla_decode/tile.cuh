@@ -208,29 +208,18 @@ struct RowState {
   __device__ float used_offset(int r) const { return offset[r] == -INFINITY ? 0.0f : offset[r]; }
 };
 
-// Scores of keys at or after the limits become -inf. `first`: the thread's first key.
-__device__ inline void mask_scores(float (&s)[32], int first, const int (&limit)[2]) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const int key = first + i / 4 * 8 + i % 2;
-    if (key >= limit[i / 2 % 2]) s[i] = -INFINITY;
-  }
-}
-
-// And those of keys before `begin`.
-__device__ inline void mask_first_scores(float (&s)[32], int first, int begin) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    if (first + i / 4 * 8 + i % 2 < begin) s[i] = -INFINITY;
-  }
-}
-
-// Scores of a page whose first key is `begin`: of keys that rows do not see.
+// Of a page that begins at key `begin` of the segment: scores of keys that rows do not see become
+// -inf.
 __device__ inline void mask_page(float (&s)[32], const Rows& rows, int begin) {
-  if (begin + kPageTokens > rows.least) [[unlikely]]
-    mask_scores(s, begin + rows.key, rows.limit);
-  if (begin < rows.first_key) [[unlikely]]
-    mask_first_scores(s, begin + rows.key, rows.first_key);
+  if (begin + kPageTokens <= rows.least && begin >= rows.first_key) [[likely]]
+    return;
+  const int first = rows.first_key - begin - rows.key;
+  const int end[2] = {rows.limit[0] - begin - rows.key, rows.limit[1] - begin - rows.key};
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int key = i / 4 * 8 + i % 2;
+    if (key < first || key >= end[i / 2 % 2]) s[i] = -INFINITY;
+  }
 }
 
 // Two e4m3 values, the lower half of `values`, exactly.
