@@ -78,16 +78,6 @@ __device__ inline void wait_for_box_reads() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
-// `bytes`, a multiple of 16, as they lie; both places are multiples of 16.
-__device__ inline void load_bytes(uint32_t shared, const void* global, uint32_t bytes,
-                                  uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-      "[%3];" ::"r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
 // To the same place in every block of the cluster that `blocks` (a bit each) names; the bytes
 // complete on the barrier of that place in each.
 __device__ inline void load_box_multicast(uint32_t shared, const CUtensorMap* map, uint32_t barrier,

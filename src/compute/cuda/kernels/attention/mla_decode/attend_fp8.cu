@@ -433,9 +433,8 @@ cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, __ha
     return cudaErrorInvalidValue;
   }
   p.in = make_inputs(problem, partials, lse);
-  // Neighbouring blocks have tiles of one token then. Fewer sequences are cut into many parts, and
-  // short parts take 1 to 2% longer in pairs.
-  const bool pairs = problem.num_heads % (2 * kTileRows) == 0;  // then lanes are even
+  // Lanes are even in number then, and neighbouring blocks have tiles of one token.
+  const bool pairs = problem.num_heads % (2 * kTileRows) == 0;
   const auto launch = pairs ? launch_tiles<attend_fp8_kernel<true>, kFp8Threads, 2, Fp8Params>
                             : launch_tiles<attend_fp8_kernel<false>, kFp8Threads, 1, Fp8Params>;
   return launch(p, Fp8Shared::kBytes, num_sms, stream);

@@ -27,8 +27,6 @@ constexpr int kEvenWeights = 1, kOddWeights = 2, kOwn = 3, kSums = 5, kEvenScore
               kBothSummed = 6;
 
 struct Inputs {
-  const __nv_bfloat16* q;
-  int64_t q_stride, q_head_stride;
   __nv_bfloat16* out;
   int64_t out_stride, out_head_stride;
   const int32_t* page_table;
@@ -44,10 +42,7 @@ struct Inputs {
 
 inline Inputs make_inputs(const MlaDecodeProblem& p, __half* partials, float* lse) {
   const float pool_scale = p.format == PageFormat::kF8E4M3 ? p.kv_scale : 1.0f;
-  return {static_cast<const __nv_bfloat16*>(p.q),
-          p.q_stride,
-          p.q_head_stride,
-          static_cast<__nv_bfloat16*>(p.out),
+  return {static_cast<__nv_bfloat16*>(p.out),
           p.out_stride,
           p.out_head_stride,
           p.page_table,
