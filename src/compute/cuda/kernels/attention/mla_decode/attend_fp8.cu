@@ -376,9 +376,10 @@ __device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half)
       sum_page(w, rest > 1, count, o);
     }
     more = segments.next(segment);  // comes while the last weights are counted
-    barrier_wait(shared.counted(turn % Fp8Shared::kTurns), turn / Fp8Shared::kTurns);
+    const int at = turn % Fp8Shared::kTurns;
+    barrier_wait(shared.counted(at), turn / Fp8Shared::kTurns);
     named_sync<2 * kWarpgroup>(kBothSummed);
-    store_outputs(shared, turn % Fp8Shared::kTurns, half, w.stage.last(), o);
+    store_outputs(shared, at, half, w.stage.last(), o);
     turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }

@@ -5,7 +5,6 @@
 
 #include "compute/cuda/kernels/attention/mla_decode/tile.cuh"
 #include "compute/cuda/primitives/cluster.cuh"
-#include "compute/cuda/primitives/ld_st.cuh"
 
 namespace deepflight::cuda_mla_decode {
 
@@ -38,8 +37,9 @@ struct Fp8Shared {
   static constexpr int kRowBytes = kTileRows * 4;
   static constexpr int kTurns = 4;  // of so many segments; a ring holds three
   static constexpr int kMoved = kRows + (1 + kStages + 2 * kTurns) * kRowBytes;
+  static constexpr int kPartial = kMoved + kStages * 4;
   static constexpr int kResults = kMoved + 64;
-  static_assert((kStages + kTurns) * 4 <= 64);
+  static_assert(kPartial + kTurns * 4 <= kResults);
   static constexpr int kBytes = kResults + kTurns * kTileRows * 8 + 1024;  // and room to align
 
   uint32_t base;
@@ -69,7 +69,7 @@ struct Fp8Shared {
   __device__ uint32_t moved(int stage) const { return base + kMoved + stage * 4; }
   // Where a segment's rows of results go, and whether they are partial.
   __device__ uint32_t result_rows(int turn) const { return base + kResults + turn * kTileRows * 8; }
-  __device__ uint32_t is_partial(int turn) const { return moved(kStages + turn); }
+  __device__ uint32_t is_partial(int turn) const { return base + kPartial + turn * 4; }
   // Of a segment's rows: by what sums become results, and the last offsets.
   __device__ uint32_t result_factors(int turn) const {
     return base + kRows + (1 + kStages + turn) * kRowBytes;
@@ -133,22 +133,19 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
     barrier_wait(shared.ready(stage.index), turn);
   }
   const auto load_boxes = [&](auto... policy) {
+    const auto load = [&](const CUtensorMap& map, int column, int offset) {
+      if constexpr (kPair) {
+        load_box_multicast(target + offset, &map, full, column, 0, page, kBoth, policy...);
+      } else {
+        load_box(target + offset, &map, full, column, 0, page, policy...);
+      }
+    };
 #pragma unroll
     for (int i = 0; i < (kPair ? 2 : 4); ++i) {
       const int box = static_cast<int>(rank) * 2 + i;
-      if constexpr (kPair) {
-        load_box_multicast(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, kBoth,
-                           policy...);
-      } else {
-        load_box(target + box * kBoxBytes, &p.wide, full, box * 128, 0, page, policy...);
-      }
+      load(p.wide, box * 128, box * kBoxBytes);
     }
-    if constexpr (kPair) {
-      if (rank == 0) return;
-      load_box_multicast(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, kBoth, policy...);
-    } else {
-      load_box(target + kFp8RopeOffset, &p.narrow, full, 512, 0, page, policy...);
-    }
+    if (!kPair || rank == 1) load(p.narrow, 512, kFp8RopeOffset);
   };
   if (alone) {
     load_boxes(once);
@@ -213,12 +210,13 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
 }
 
 // A thread's share of a row of queries, BF16 in pairs: 8 of each 64 columns.
-using QueryWords = uint32_t[kTokenDim / 8 / 2];
+constexpr int kQueryThreads = 8, kQueryWords = kTokenDim / kQueryThreads / 2;
+using QueryWords = uint32_t[kQueryWords];
 
 // Of the row at `source` and in two boxes after it, by eight neighbouring threads, `part` of them.
 __device__ inline void load_query(QueryWords& words, uint32_t source, int part, bool valid) {
 #pragma unroll
-  for (int i = 0; i < 9; ++i) {
+  for (int i = 0; i < kQueryWords / 4; ++i) {
     uint4 bits = {};
     if (valid) {
       bits = load_shared_vector(source + i / 3 * kQueryRows * kQueryColumns * 2 + i % 3 * 128 +
@@ -234,10 +232,10 @@ __device__ inline uint32_t largest_bits(const QueryWords& words) {
   constexpr uint32_t kNoSigns = 0x7fff7fff;
   uint32_t found = words[0] & kNoSigns;
 #pragma unroll
-  for (int i = 1; i < 35; i += 2) {
+  for (int i = 1; i + 1 < kQueryWords; i += 2) {
     found = __vimax3_u16x2(found, words[i] & kNoSigns, words[i + 1] & kNoSigns);
   }
-  found = __vmaxu2(found, words[35] & kNoSigns);
+  found = __vmaxu2(found, words[kQueryWords - 1] & kNoSigns);
   return max(found & 0xffff, found >> 16);
 }
 
@@ -246,7 +244,7 @@ __device__ inline uint32_t largest_bits(const QueryWords& words) {
 __device__ inline uint32_t query_power(uint32_t largest) {
   // An exponent more if the mantissa is past 1.75; 2^-100 in place of zeros, no infinity.
   const uint32_t exponent = (min(max(largest, 27u << 7), 0x7f7fu) + 0x1f) >> 7;
-  return 262 - exponent << 7;
+  return (262 - exponent) << 7;
 }
 __device__ inline float inverse_power(uint32_t power) {
   return __uint_as_float((254 - (power >> 7)) << 23);
@@ -262,7 +260,7 @@ __device__ inline void store_query(const Fp8Shared& shared, const QueryWords& wo
     values[0] = __uint_as_float(bits << 16), values[1] = __uint_as_float(bits & 0xffff0000);
   };
 #pragma unroll
-  for (int i = 0; i < 9; ++i) {
+  for (int i = 0; i < kQueryWords / 4; ++i) {
     uint32_t rounded[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -284,29 +282,31 @@ __device__ inline void store_query(const Fp8Shared& shared, const QueryWords& wo
 // still use the last segment's.
 __device__ inline Stage round_queries(const Inputs& in, const Fp8Shared& shared,
                                       const Segment& segment, Stage stage) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, part = thread % 8;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int row = thread / kQueryThreads, part = thread % kQueryThreads;
+  constexpr int kStep = kWarpgroup / kQueryThreads;
   const int end = num_rows(in, segment);
-  static_assert(kQueryRows == 2 * kWarpgroup / 8);
+  static_assert(kQueryRows == 2 * kStep);
 #pragma unroll 1
   for (int first = 0; first < kTileRows; first += kQueryRows) {
     const bool comes = first < end;
     if (comes) barrier_wait(shared.full(stage.index), stage.parity);
-    QueryWords words[2];  // of rows thread / 8 and 16 after it, side by side
-    const int row = thread / 8;
+    QueryWords words[2];  // of two rows, side by side
     const uint32_t source = shared.page(stage.index) + row * kQueryColumns * 2;
     uint32_t largest = 0;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      load_query(words[i], source + i * 16 * kQueryColumns * 2, part, first + row + i * 16 < end);
+      load_query(words[i], source + i * kStep * kQueryColumns * 2, part,
+                 first + row + i * kStep < end);
       largest |= largest_bits(words[i]) << 16 * i;
     }
 #pragma unroll
-    for (int i = 1; i < 8; i *= 2) {
+    for (int i = 1; i < kQueryThreads; i *= 2) {
       largest = __vmaxu2(largest, __shfl_xor_sync(0xffffffffu, largest, i));
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      store_query(shared, words[i], first + row + i * 16, part,
+      store_query(shared, words[i], first + row + i * kStep, part,
                   query_power(largest >> 16 * i & 0xffff));
     }
     if (!comes) continue;
