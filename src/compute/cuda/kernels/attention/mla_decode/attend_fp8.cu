@@ -62,18 +62,20 @@ struct Weighing {
   }
 };
 
-// Weights out of scores, in the place of the page's rope, with what became of the rows. `between`:
-// what is to be started amid it.
-template <typename Between>
+// Weights out of scores, in the place of the page's rope, with what became of the rows. `first` and
+// `second`: what is to be started amid it.
+template <typename First, typename Second>
 __device__ inline void make_weights(const Weighing& w, const Rows& rows, int page_idx,
-                                    float (&s)[32], RowState& state, const Between& between) {
+                                    float (&s)[32], RowState& state, const First& first,
+                                    const Second& second) {
   const Fp8Shared& shared = w.shared;
   const int stage = w.stage.index, begin = page_idx * kPageTokens;
   mask_page(s, rows, begin);
+  first();
   uint32_t words[8];
   float factor[2] = {1.0f, 1.0f};
   const bool moved = state.move(s, w.scale, kLead, kSlack, factor);
-  between();
+  second();
   round_weights(s, w.scale, state, words);
   named_sync<kWarpgroup>(kOwn);  // all have read the rope
   store_weights(words, shared.weights(stage));
@@ -102,10 +104,11 @@ __device__ inline void leave_offsets(const Fp8Shared& shared, int turn, const Ro
 __device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
                                            float (&next)[32], RowState& state) {
   const Fp8Operands queries(w.shared.query());
-  w.issue<0>(next, queries, w.stage.next());
-  wgmma_wait<1>();
+  wgmma_wait<0>();
   pin(s);
-  make_weights(w, rows, i, s, state, [&] { w.issue<1>(next, queries, w.stage.next()); });
+  make_weights(
+      w, rows, i, s, state, [&] { w.issue<0>(next, queries, w.stage.next()); },
+      [&] { w.issue<1>(next, queries, w.stage.next()); });
   w.publish();
 }
 
@@ -146,7 +149,8 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
       wgmma_wait<0>();
       pin(s[0]);
     }
-    make_weights(w, rows, i, s[0], state, [] {});
+    make_weights(
+        w, rows, i, s[0], state, [] {}, [] {});
     leave_offsets(shared, w.turn, rows, state);
     w.publish();
     w.turn = (w.turn + 1) % Fp8Shared::kTurns;
@@ -310,6 +314,9 @@ struct Summing {
   __device__ uint32_t factors(int index) const {
     return shared.factors(index) + (values_at >> 4 & 24);
   }
+  // This thread is its warp's first: seen by values_at, as a thread's index takes 60 cycles to
+  // come.
+  __device__ bool is_first() const { return (values_at & 31 * 128) == 0; }
   // Waits for a page of which `count` keys are defined and loads its first block.
   __device__ void begin_page(int count) {
     barrier_wait(shared.full(stage.index), stage.parity);
@@ -347,7 +354,7 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
     for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
     pin(o[m]);
   }
-  if (follows) warp_arrive(w.shared.empty(stage.index));
+  if (follows && w.is_first()) barrier_arrive(w.shared.empty(stage.index));
 }
 
 // Two warpgroups, 256 columns each: the outputs.
