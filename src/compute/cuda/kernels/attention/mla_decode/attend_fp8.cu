@@ -1,11 +1,11 @@
 // Attention over e4m3 pages of 512 + 64 on Hopper's FP8 products, of pages as they lie in the pool.
 // A block holds 64 query rows and walks its pages, which come through a ring. One warpgroup weighs:
 // it scores a page and leaves its weights in the place of the page's rope. Two warpgroups sum, 256
-// output columns each, and two warps add up the weights. Outputs are summed transposed,
-// [column][row]: FP8 products want both operands along k, keys here, and values lie across. So
-// values are the left operand, which may come out of registers: a transposing load takes pairs of
-// columns, and two permutations make four keys of one column. Their order within 32 keys is the
-// accumulators' own:
+// output columns each. Of the last four warps one copies, one makes weights known to products, and
+// two tell those who sum what a segment is. Outputs are summed transposed, [column][row]: FP8
+// products want both operands along k, keys here, and values lie across. So values are the left
+// operand, which may come out of registers: a transposing load takes pairs of columns, and two
+// permutations make four keys of one column. Their order within 32 keys is the accumulators' own:
 //
 //     byte 16 h + 4 t + 2 b + e holds key 16 h + 8 b + 2 t + e
 //
@@ -23,93 +23,160 @@ namespace deepflight::cuda_mla_decode {
 namespace {
 
 constexpr int kFp8Threads = 4 * kWarpgroup;
-// Of threads that sum, weigh, and copy or count; together what a block is launched with.
-constexpr int kSumRegisters = 192, kWeighRegisters = 104, kCopyRegisters = 24;
+// Of threads that sum, weigh, and copy or tell; together what a block is launched with.
+constexpr int kSumRegisters = 184, kWeighRegisters = 120, kCopyRegisters = 24;
 static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 
-// What the weighing warpgroup carries through a segment.
+// What the weighing warpgroup carries along.
 struct Weighing {
   const Fp8Params& p;
   const Fp8Shared& shared;
   const Fp8Operands pages;  // of place 0
-  Stage stage{};            // of the page that is weighed next
+  const WeightMatrix ones;
+  const uint32_t warp;
+  Stage stage{};             // of the page that is weighed next
+  bool has_come = false;     // the page that is scored next
+  uint32_t read_parity = 0;  // of rope_read()
   int turn = 0;
-  float scale[2] = {};  // of scores
+  // Of the segment: limits of all rows, of this thread's two what makes scores of products,
+  // offsets, and of one of them the sum of its weights.
+  int least, first_key;
+  float scale[2] = {};
+  RowState state;
+  float sum = 0.0f;
+  HeldQueries held;
+  Counts counts;
 
   __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory)
-      : p(params), shared(memory), pages(memory.page(0)) {}
+      : p(params),
+        shared(memory),
+        pages(memory.page(0)),
+        ones(memory.ones()),
+        warp(uniform(threadIdx.x / 32 % 4)) {}
 
-  __device__ void begin(const Segment& segment, const Rows& rows) {
+  // Of this thread, its first row and the first of its keys: asked for anew where they are seldom
+  // wanted, as registers are few.
+  __device__ static int row() { return this_thread() / 32 * 16 + this_thread() % 32 / 4; }
+  __device__ static int key() { return this_thread() % 4 * 2; }
+
+  __device__ void begin(const Segment& segment) {
+    const Rows rows(p.in, segment);
+    least = static_cast<int>(uniform(rows.least));
+    first_key = static_cast<int>(uniform(rows.first_key));
+    if (rows.key == 0) {
+      store_shared_word(shared.limits() + rows.row * 4, rows.limit[0]);
+      store_shared_word(shared.limits() + rows.row * 4 + 32, rows.limit[1]);
+    }
     stage = round_queries(p.in, shared, segment, stage);
     stage.index = static_cast<int>(uniform(stage.index));
     stage.parity = uniform(stage.parity);
+    hold_queries(held, shared.query());
     const uint32_t scales = shared.query_scales() + rows.row * 4;
     scale[0] = p.in.score_scale * load_shared(scales);
     scale[1] = p.in.score_scale * load_shared(scales + 32);
+    state = RowState();
+    sum = 0.0f;
+#pragma unroll
+    for (uint32_t& weights : counts.weights) weights = 0;
+    has_come = false;
   }
-  // `queries`: anew for each page, or the compiler keeps all their descriptors over the loop.
+
+  __device__ void await(const Stage& page) const {
+    if (!has_come) barrier_wait(shared.full(page.index), page.parity);
+  }
+  // Half of a page's scores. `queries`: anew for each page, or the compiler keeps all their
+  // descriptors over the loop.
   template <int kPart>
   __device__ void issue(float (&s)[32], const Fp8Operands& queries, const Stage& page) const {
-    if (kPart == 0) barrier_wait(shared.full(page.index), page.parity);
-    issue_scores<kPart>(s, queries, pages, page.index);
+    issue_scores<kPart>(s, held, queries, pages, page.index);
   }
-  // The page has its weights.
-  __device__ void publish() {
-    async_proxy_fence();
+
+  // Waits for a page's scores and starts to sum the weights of the one before.
+  __device__ void take_scores(float (&s)[32], int page_idx) {
+    wgmma_wait<0>();
+    pin(s);
+    if (elect_lane()) barrier_arrive(shared.rope_read());
+    counts.issue(ones);
+    mask(s, page_idx);
+  }
+  // Scores of keys that rows do not see become -inf.
+  __device__ void mask(float (&s)[32], int page_idx) const {
+    const int begin = page_idx * kPageTokens;
+    if (begin + kPageTokens <= least && begin >= first_key) [[likely]]
+      return;
+    const uint32_t limits = shared.limits() + row() * 4;
+    const int first = begin + key();
+    const int end[2] = {static_cast<int>(load_shared_word(limits)) - first,
+                        static_cast<int>(load_shared_word(limits + 32)) - first};
+    mask_scores(s, first_key - first, end);
+  }
+  // Offsets follow a page's scores; true if they have moved.
+  __device__ bool move_offsets(const float (&s)[32]) {
+    float factor[2] = {1.0f, 1.0f};
+    if (!state.move(s, scale, kLead, kSlack, factor)) [[likely]]
+      return false;
+    sum *= counts.own(factor[0], factor[1]);
+    if (key() == 0) {
+      const uint32_t factors = shared.factors(stage.index) + row() * 4;
+      store_shared(factors, factor[0]);
+      store_shared(factors + 32, factor[1]);
+    }
+    return true;
+  }
+  // Scores to weights, in the place of the page's rope. `is_read`: all warps have taken scores.
+  __device__ void leave_weights(const float (&s)[32], bool moved, bool is_read) {
+    round_weights(s, scale, state, counts.weights);
+    if (!is_read) barrier_wait(shared.rope_read(), read_parity);
+    read_parity ^= 1;
     __syncwarp();
-    warp_arrive(shared.weighed(stage.index));
+    store_weights(counts.weights, shared.weights(stage.index));
+    if (elect_lane()) {
+      asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared.moved(stage.index) + warp),
+                   "r"(moved ? 1 : 0)
+                   : "memory");
+    }
+    __syncwarp();
+    if (elect_lane()) barrier_arrive(shared.stored(stage.index));
     stage = stage.next();
+  }
+
+  // The segment has all its weights: what becomes of its rows' sums.
+  __device__ void end() {
+    counts.issue(ones);
+    counts.add_to(sum);
+    if (key() < 4) {
+      const uint32_t at = (row() + (counts.is_odd ? 8 : 0)) * 4;
+      store_shared(shared.result_factors(turn) + at,
+                   sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f);
+      store_shared(
+          shared.lses(turn) + at,
+          sum > 0.0f ? counts.own(state.offset[0], state.offset[1]) + log2f(sum) : -INFINITY);
+    }
+    __syncwarp();
+    if (elect_lane()) barrier_arrive(shared.counted(turn));
+    turn = (turn + 1) % Fp8Shared::kTurns;
   }
 };
 
-// Weights out of scores, in the place of the page's rope, with what became of the rows. `first` and
-// `second`: what is to be started amid it.
-template <typename First, typename Second>
-__device__ inline void make_weights(const Weighing& w, const Rows& rows, int page_idx,
-                                    float (&s)[32], RowState& state, const First& first,
-                                    const Second& second) {
-  const Fp8Shared& shared = w.shared;
-  const int stage = w.stage.index, begin = page_idx * kPageTokens;
-  mask_page(s, rows, begin);
-  first();
-  uint32_t words[8];
-  float factor[2] = {1.0f, 1.0f};
-  const bool moved = state.move(s, w.scale, kLead, kSlack, factor);
-  second();
-  round_weights(s, w.scale, state, words);
-  named_sync<kWarpgroup>(kOwn);  // all have read the rope
-  store_weights(words, shared.weights(stage));
-  if (moved && rows.key == 0) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      store_shared(shared.factors(stage) + (rows.row + 8 * r) * 4, factor[r]);
-    }
-  }
-  if (threadIdx.x % 32 == 0) {
-    asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared.moved(stage) + threadIdx.x / 32 % 4),
-                 "r"(moved ? 1 : 0)
-                 : "memory");
-  }
-}
-
-// The rows' last offsets, for those who count.
-__device__ inline void leave_offsets(const Fp8Shared& shared, int turn, const Rows& rows,
-                                     const RowState& state) {
-  if (rows.key != 0) return;
-  store_shared(shared.offsets(turn) + rows.row * 4, state.offset[0]);
-  store_shared(shared.offsets(turn) + rows.row * 4 + 32, state.offset[1]);
-}
-
-// Page `i` of the segment, whose scores are under way, while the tensor cores score the next.
-__device__ __forceinline__ void weigh_page(Weighing& w, const Rows& rows, int i, float (&s)[32],
-                                           float (&next)[32], RowState& state) {
+// Page `i` of the segment, whose scores are under way, while the tensor cores score the next: half
+// of it beside the search for maxima, half beside exponentials.
+__device__ __forceinline__ void weigh_page(Weighing& w, int i, float (&s)[32], float (&next)[32]) {
   const Fp8Operands queries(w.shared.query());
-  wgmma_wait<0>();
-  pin(s);
-  make_weights(
-      w, rows, i, s, state, [&] { w.issue<0>(next, queries, w.stage.next()); },
-      [&] { w.issue<1>(next, queries, w.stage.next()); });
-  w.publish();
+  w.take_scores(s, i);
+  w.await(w.stage.next());
+  w.counts.add_to(w.sum);
+  w.issue<0>(next, queries, w.stage.next());
+  const bool moved = w.move_offsets(s);
+  w.issue<1>(next, queries, w.stage.next());
+  const Stage coming = w.stage.next(2);
+  w.has_come = barrier_test(w.shared.full(coming.index), coming.parity);
+  w.leave_weights(s, moved, barrier_test(w.shared.rope_read(), w.read_parity));
+}
+__device__ __forceinline__ void weigh_last_page(Weighing& w, int i, float (&s)[32]) {
+  w.take_scores(s, i);
+  w.counts.add_to(w.sum);
+  const bool moved = w.move_offsets(s);
+  w.leave_weights(s, moved, false);
 }
 
 // One warpgroup: scores and weights of all pages.
@@ -120,110 +187,93 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   Segment segment;
   bool more = segments.next(segment);
   while (more) {
-    const Rows rows(p.in, segment);
-    RowState state;
     const int num_pages = static_cast<int>(uniform(segment.num_pages));
     if (num_pages == 0) {
       more = segments.next(segment);
       continue;
     }
-    w.begin(segment, rows);
+    w.begin(segment);
     const Fp8Operands queries(shared.query());
+    w.await(w.stage);
     w.issue<0>(s[0], queries, w.stage);
     w.issue<1>(s[0], queries, w.stage);
     int i = 0;
 #pragma unroll 1
     for (; i + 2 < num_pages; i += 2) {
-      weigh_page(w, rows, i, s[0], s[1], state);
-      weigh_page(w, rows, i + 1, s[1], s[0], state);
+      weigh_page(w, i, s[0], s[1]);
+      weigh_page(w, i + 1, s[1], s[0]);
     }
     if (i + 2 == num_pages) {
-      weigh_page(w, rows, i++, s[0], s[1], state);
-      more = segments.next(segment);  // comes while the scores do
+      weigh_page(w, i++, s[0], s[1]);
       wgmma_wait<0>();
       pin(s[1]);
 #pragma unroll
       for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
-    } else {
-      more = segments.next(segment);
-      wgmma_wait<0>();
-      pin(s[0]);
     }
-    make_weights(
-        w, rows, i, s[0], state, [] {}, [] {});
-    leave_offsets(shared, w.turn, rows, state);
-    w.publish();
-    w.turn = (w.turn + 1) % Fp8Shared::kTurns;
+    more = segments.next(segment);  // comes while the scores do
+    weigh_last_page(w, i, s[0]);
+    w.end();
   }
 }
 
-// Where a row of the segment's tile goes; null: not a row of the sequence.
-__device__ inline uint8_t* row_results(const Inputs& in, const Segment& segment, int local) {
-  if (segment.partial >= 0) {
-    return reinterpret_cast<uint8_t*>(in.partials +
-                                      (int64_t{segment.partial} * kTileRows + local) * kLatentDim);
+// Zeros for a segment without pages, by 64 threads.
+__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int thread) {
+  wait_for_previous_kernel();
+#pragma unroll 1
+  for (int row = 0; row < kTileRows; ++row) {
+    uint8_t* out = row_results(in, segment, row);
+    if (out != nullptr) reinterpret_cast<uint4*>(out)[thread] = uint4{};
   }
-  const int row = segment.first_row() + local;
-  const int token = row / in.num_heads, head = row - token * in.num_heads;
-  if (token >= segment.num_queries) return nullptr;
-  return reinterpret_cast<uint8_t*>(in.out + int64_t{segment.first_token + token} * in.out_stride +
-                                    int64_t{head} * in.out_head_stride);
+  if (segment.partial >= 0) in.lse[int64_t{segment.partial} * kTileRows + thread] = -INFINITY;
 }
 
-// Two warps, a row a thread: sums of rounded weights over a segment's pages, and where its results
-// go. Whoever weighs or sums has no time for it.
-__device__ void count_pages(const Fp8Params& p, const Fp8Shared& shared) {
-  const int row = static_cast<int>(threadIdx.x) % (2 * 32);
+// One warp: makes weights known to products, as the fence would hold up those who weigh.
+__device__ void publish_weights(const Fp8Params& p, const Fp8Shared& shared) {
   Stage stage;
-  int turn = 0;
   Segments segments(p.in);
   Segment segment;
   while (segments.next(segment)) {
-    float sum = 0.0f;
-    if (segment.num_pages > 0) stage = stage.next(query_stages(p.in, segment));
+    if (segment.num_pages == 0) continue;
+    stage = stage.next(query_stages(p.in, segment));
 #pragma unroll 1
     for (int rest = segment.num_pages; rest > 0; --rest, stage = stage.next()) {
-      barrier_wait(shared.weighed(stage.index), stage.parity);
-      if (load_shared_word(shared.moved(stage.index)) >> row / 16 * 8 & 0xff) {
-        sum *= load_shared(shared.factors(stage.index) + row * 4);
-      }
-#pragma unroll 1
-      for (int chunk = 0; chunk < 4; chunk += 2) {
-        const uint32_t box = shared.weights(stage.index);
-        sum += sum_weights(load_shared_vector(box + chunk_of_64(row, chunk)),
-                           load_shared_vector(box + chunk_of_64(row, chunk + 1)));
-      }
+      barrier_wait(shared.stored(stage.index), stage.parity);
+      async_proxy_fence();
+      if (elect_lane()) barrier_arrive(shared.weighed(stage.index));
       __syncwarp();
-      if (elect_lane()) barrier_arrive(shared.empty(stage.index), 2);
     }
-    if (segment.num_pages > 0) {
-      store_shared(shared.result_factors(turn) + row * 4,
-                   sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f);
-      store_shared_pointer(shared.result_rows(turn) + row * 8, row_results(p.in, segment, row));
-      if (row == 0) store_shared_word(shared.is_partial(turn), segment.partial >= 0 ? 1 : 0);
-    }
-    if (segment.partial >= 0) {
-      wait_for_previous_kernel();
-      const float offset = sum > 0.0f ? load_shared(shared.offsets(turn) + row * 4) : 0.0f;
-      p.in.lse[int64_t{segment.partial} * kTileRows + row] =
-          sum > 0.0f ? offset + log2f(sum) : -INFINITY;
-    }
-    if (segment.num_pages == 0) continue;
-    __syncwarp();
-    if (elect_lane()) barrier_arrive(shared.counted(turn));
-    turn = (turn + 1) % Fp8Shared::kTurns;
   }
 }
 
-// A segment without pages: zeros, by the warpgroup whose columns they are.
-__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int half) {
-  const int thread = this_thread();
-  wait_for_previous_kernel();
-#pragma unroll 1
-  for (int row = thread / 32; row < kTileRows; row += kWarpgroup / 32) {
-    uint8_t* out = row_results(in, segment, row);
-    if (out != nullptr) reinterpret_cast<uint4*>(out + half * 512)[thread % 32] = uint4{};
+// Two warps, a row a thread: tell those who sum what a segment is, as these have no time to read
+// records, and leave split rows' log-sum-exps.
+__device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
+  const int row = static_cast<int>(threadIdx.x) % kTileRows;
+  int turn = 0;
+  Segments segments(p.in);
+  Segment segment;
+  const auto tell = [&](const Fp8Shared::Told& what) {
+    if (row == 0) shared.tell(turn % Fp8Shared::kTurns, what);
+    __syncwarp();
+    if (elect_lane()) barrier_arrive(shared.told(turn % Fp8Shared::kTurns));
+  };
+  while (segments.next(segment)) {
+    if (segment.num_pages == 0) {
+      store_zeros(p.in, segment, row);
+      continue;
+    }
+    const int at = turn % Fp8Shared::kTurns;
+    store_shared_pointer(shared.result_rows(at) + row * 8, row_results(p.in, segment, row));
+    tell({segment.num_pages, segment.kv_len - segment.first_page * kPageTokens,
+          query_stages(p.in, segment), segment.partial >= 0});
+    barrier_wait(shared.counted(at), turn / Fp8Shared::kTurns);
+    if (segment.partial >= 0) {
+      wait_for_previous_kernel();
+      p.in.lse[int64_t{segment.partial} * kTileRows + row] = load_shared(shared.lses(at) + row * 4);
+    }
+    turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
+  tell({});
 }
 
 // Two blocks of a warpgroup's sums, times its row's factor each, to rows of 128 columns in shared
@@ -278,7 +328,7 @@ __device__ inline void store_outputs(const Fp8Shared& shared, int turn, int half
   const int thread = this_thread();
   const uint32_t rows = shared.page(place) + half * kResultBytes;
   const uint32_t factors = shared.result_factors(turn), table = shared.result_rows(turn);
-  const bool is_partial = load_shared_word(shared.is_partial(turn)) != 0;
+  const bool is_partial = shared.told_of(turn).is_partial != 0;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (is_partial) {
@@ -301,14 +351,15 @@ struct Summing {
   const int half;
   uint32_t values_at;
   Stage stage{};
-  Values values[2];  // of blocks 0 and 1, then 2 and 3; at a page's begin it has those of block 0
+  bool is_weighed = false;  // the next page
+  Values values;            // of the next block
 
   __device__ Summing(const Fp8Shared& memory, int which)
       : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {
     asm volatile("" : "+r"(values_at));  // one register: not four sums with it
   }
   __device__ void load(int block) {
-    load_values(values[block % 2], shared.page(stage.index) + values_at, block);
+    load_values(values, shared.page(stage.index) + values_at, block);
   }
   // Of this thread's rows: where the page's factors for them begin. (lane % 4 * 8, in values_at.)
   __device__ uint32_t factors(int index) const {
@@ -317,77 +368,70 @@ struct Summing {
   // This thread is its warp's first: seen by values_at, as a thread's index takes 60 cycles to
   // come.
   __device__ bool is_first() const { return (values_at & 31 * 128) == 0; }
-  // Waits for a page of which `count` keys are defined and loads its first block.
-  __device__ void begin_page(int count) {
+  // Waits for a page of which `count` keys are defined.
+  __device__ void await_page(int count) {
     barrier_wait(shared.full(stage.index), stage.parity);
     if (count < kPageTokens) {
       clear_keys(shared, stage.index, half, count);
       named_sync<kWarpgroup>(kOwn + 1 + half);
     }
-    load(0);
   }
 };
 
 // A page's part of the outputs. If another `follows`, `count` of its keys are defined; if none
-// does, the page's place is kept.
+// does, the page's place is kept, and what is loaded ahead is of no use.
 __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Outputs& o) {
   const Stage stage = w.stage;
   float sum[32];
-  barrier_wait(w.shared.weighed(stage.index), stage.parity);
+  if (!w.is_weighed) barrier_wait(w.shared.weighed(stage.index), stage.parity);
   const uint32_t moved = load_shared_word(w.shared.moved(stage.index));
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
-    part_columns(w.values[m % 2]);
-    issue_outputs(sum, w.values[m % 2], w.weights, stage.index);
-    if (m == 0) {
-      w.load(1);
-      rescale(o, w.factors(stage.index), moved);
-    }
+    part_columns(w.values);
+    issue_outputs(sum, w.values, w.weights, stage.index);
+    if (m == 0) rescale(o, w.factors(stage.index), moved);
     if (m == 3) {
       w.stage = stage.next();
-      if (follows) w.begin_page(count);
+      if (follows) w.await_page(count);
+      w.is_weighed = follows && barrier_test(w.shared.weighed(w.stage.index), w.stage.parity);
     }
     wgmma_wait<0>();
     pin(sum);
-    if (m == 0 || m == 1) w.load(m + 2);
+    pin(w.values[0]);
+    pin(w.values[1]);
+    w.load((m + 1) % 4);
+    if (m == 3 && follows && w.is_first()) barrier_arrive(w.shared.empty(stage.index));
 #pragma unroll
     for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
     pin(o[m]);
   }
-  if (follows && w.is_first()) barrier_arrive(w.shared.empty(stage.index));
 }
 
 // Two warpgroups, 256 columns each: the outputs.
-__device__ void sum_pages(const Fp8Params& p, const Fp8Shared& shared, int half) {
+__device__ void sum_pages(const Fp8Shared& shared, int half) {
   Summing w(shared, half);
-  int turn = 0;
   Outputs o;
-  Segments segments(p.in);
-  Segment segment;
-  bool more = segments.next(segment);
-  while (more) {
-    const int num_pages = static_cast<int>(uniform(segment.num_pages));
-    if (num_pages == 0) {
-      store_zeros(p.in, segment, half);
-      more = segments.next(segment);
-      continue;
-    }
+#pragma unroll 1
+  for (int turn = 0;; turn = (turn + 1) % (2 * Fp8Shared::kTurns)) {
+    const int at = turn % Fp8Shared::kTurns, parity = turn / Fp8Shared::kTurns;
+    barrier_wait(shared.told(at), parity);
+    const Fp8Shared::Told told = shared.told_of(at);
+    const int num_pages = static_cast<int>(uniform(told.num_pages));
+    if (num_pages == 0) break;
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i / 32][i % 32] = 0.0f;
-    w.stage = w.stage.next(query_stages(p.in, segment));
-    int count = segment.kv_len - segment.first_page * kPageTokens;
-    w.begin_page(count);
+    w.stage = w.stage.next(told.query_places);
+    int count = told.num_keys;
+    w.await_page(count);
+    w.load(0);
 #pragma unroll 1
     for (int rest = num_pages; rest > 0; --rest) {
       count -= kPageTokens;
       sum_page(w, rest > 1, count, o);
     }
-    more = segments.next(segment);  // comes while the last weights are counted
-    const int at = turn % Fp8Shared::kTurns;
-    barrier_wait(shared.counted(at), turn / Fp8Shared::kTurns);
+    barrier_wait(shared.counted(at), parity);
     named_sync<2 * kWarpgroup>(kBothSummed);
     store_outputs(shared, at, half, w.stage.last(), o);
-    turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
 }
 
@@ -403,19 +447,28 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     prefetch_map(&p.queries);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full(stage), 1);
-      barrier_init(shared.empty(stage), 12);  // eight warps that sum, two that count, twice
-      barrier_init(shared.weighed(stage), 4);
+      barrier_init(shared.empty(stage), 8);  // warps that sum
+      barrier_init(shared.stored(stage), 4);
+      barrier_init(shared.weighed(stage), 1);
       barrier_init(shared.ready(stage), 1);
     }
-    for (int turn = 0; turn < Fp8Shared::kTurns; ++turn) barrier_init(shared.counted(turn), 2);
+    barrier_init(shared.rope_read(), 4);
+    for (int turn = 0; turn < Fp8Shared::kTurns; ++turn) {
+      barrier_init(shared.counted(turn), 4);
+      barrier_init(shared.told(turn), 2);
+    }
     barrier_init_fence();
+  }
+  if (threadIdx.x < 8 * 64 / 4) {
+    store_shared_word(shared.ones() + threadIdx.x * 4, 0x38383838);
+    async_proxy_fence();
   }
   kPair ? cluster_sync() : __syncthreads();
   allow_next_kernel();  // the combination's blocks come as these leave
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp < 8) {
     raise_registers<kSumRegisters>();
-    sum_pages(p, shared, warp / 4);
+    sum_pages(shared, warp / 4);
   } else if (warp < 12) {
     lower_registers<kWeighRegisters>();
     weigh_pages(p, shared);
@@ -423,8 +476,10 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     lower_registers<kCopyRegisters>();
     if (warp == 12) {
       load_ring<kPair>(p, shared);
-    } else if (warp >= 14) {
-      count_pages(p, shared);
+    } else if (warp == 13) {
+      publish_weights(p, shared);
+    } else {
+      tell_segments(p, shared);
     }
   }
 }

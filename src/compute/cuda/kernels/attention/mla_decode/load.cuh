@@ -148,7 +148,16 @@ __device__ inline void halve_16(uint32_t address) {
   store_shared_vector(address, make_uint4(halve(raw.x), halve(raw.y), halve(raw.z), halve(raw.w)));
 }
 
-// Two e4m3 values, the lower half of `values`, times their scale as FP16.
+// Two e4m3 values, the lower half of `values`, exactly.
+__device__ inline __half2 e4m3x2_to_half2(uint32_t values) {
+  uint32_t bits;
+  asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
+      : "=r"(bits)
+      : "r"(values));
+  return reinterpret_cast<const __half2&>(bits);
+}
+
+// The same, times their scale as FP16.
 __device__ inline uint32_t scaled_half2(uint32_t values, __half2 scale) {
   const __half2 pair = __hmul2(e4m3x2_to_half2(values), scale);
   return reinterpret_cast<const uint32_t&>(pair);

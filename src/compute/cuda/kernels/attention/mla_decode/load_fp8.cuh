@@ -32,14 +32,16 @@ struct Fp8Params {
 
 // Shared memory addresses: queries, the ring, barriers, and what is known of rows.
 struct Fp8Shared {
-  static constexpr int kBarriers = (1 + kStages) * kFp8PageBytes;
-  static constexpr int kRows = kBarriers + 256;
-  static constexpr int kRowBytes = kTileRows * 4;
   static constexpr int kTurns = 4;  // of so many segments; a ring holds three
-  static constexpr int kMoved = kRows + (1 + kStages + 2 * kTurns) * kRowBytes;
-  static constexpr int kPartial = kMoved + kStages * 4;
-  static constexpr int kResults = kMoved + 64;
-  static_assert(kPartial + kTurns * 4 <= kResults);
+  static constexpr int kOnes = (1 + kStages) * kFp8PageBytes;
+  static constexpr int kBarriers = kOnes + 8 * 64;
+  static constexpr int kRows = kBarriers + 512;
+  static_assert((5 * kStages + 2 * kTurns + 1) * 8 <= kRows - kBarriers);
+  static constexpr int kRowBytes = kTileRows * 4;
+  static constexpr int kMoved = kRows + (2 + kStages + 2 * kTurns) * kRowBytes;
+  static constexpr int kTold = kMoved + 32;
+  static_assert(kStages * 4 <= kTold - kMoved);
+  static constexpr int kResults = kTold + kTurns * 16;
   static constexpr int kBytes = kResults + kTurns * kTileRows * 8 + 1024;  // and room to align
 
   uint32_t base;
@@ -48,35 +50,53 @@ struct Fp8Shared {
   __device__ uint32_t page(int stage) const { return base + page_offset(stage); }
   // Of a page's weights, where its rope was: [64 rows][64 keys].
   __device__ uint32_t weights(int stage) const { return page(stage) + kFp8RopeOffset; }
-  __device__ uint32_t full(int stage) const { return base + kBarriers + stage * 8; }
-  __device__ uint32_t empty(int stage) const { return base + kBarriers + (kStages + stage) * 8; }
-  // The page has its weights; completes for places of queries too, to stay in step.
-  __device__ uint32_t weighed(int stage) const {
-    return base + kBarriers + (2 * kStages + stage) * 8;
-  }
+  // Eight rows of 64, e4m3.
+  __device__ uint32_t ones() const { return base + kOnes; }
+
+  // Barriers of a place: it has come, and is free.
+  __device__ uint32_t full(int stage) const { return barrier(stage); }
+  __device__ uint32_t empty(int stage) const { return barrier(kStages + stage); }
+  // The page has its weights: stored, and then as products see them. Both complete for places of
+  // queries too, to stay in step.
+  __device__ uint32_t stored(int stage) const { return barrier(2 * kStages + stage); }
+  __device__ uint32_t weighed(int stage) const { return barrier(3 * kStages + stage); }
   // The other block of a pair has room in this place.
-  __device__ uint32_t ready(int stage) const {
-    return base + kBarriers + (3 * kStages + kTurns + stage) * 8;
-  }
-  // The segment's sums are known.
-  __device__ uint32_t counted(int turn) const {
-    return base + kBarriers + (3 * kStages + turn) * 8;
-  }
-  __device__ uint32_t query_scales() const { return base + kRows; }
+  __device__ uint32_t ready(int stage) const { return barrier(4 * kStages + stage); }
+  // Of a segment: those who sum may know what it is, and its weights are summed.
+  __device__ uint32_t told(int turn) const { return barrier(5 * kStages + turn); }
+  __device__ uint32_t counted(int turn) const { return barrier(5 * kStages + kTurns + turn); }
+  // All warps that weigh have a page's scores, so that its rope is free.
+  __device__ uint32_t rope_read() const { return barrier(5 * kStages + 2 * kTurns); }
+
+  // Of rows of the segment that is weighed: what scales the rounded queries, and the first key,
+  // counted from its first page's, that they do not see.
+  __device__ uint32_t query_scales() const { return rows(0); }
+  __device__ uint32_t limits() const { return rows(1); }
   // By which rows' offsets moved at this page. moved(): four bytes, one a warp: not zero if a
   // factor is not one.
-  __device__ uint32_t factors(int stage) const { return base + kRows + (1 + stage) * kRowBytes; }
+  __device__ uint32_t factors(int stage) const { return rows(2 + stage); }
   __device__ uint32_t moved(int stage) const { return base + kMoved + stage * 4; }
-  // Where a segment's rows of results go, and whether they are partial.
+  // Of a segment's rows: by what sums become results, and log2 of their sums of exponentials.
+  __device__ uint32_t result_factors(int turn) const { return rows(2 + kStages + turn); }
+  __device__ uint32_t lses(int turn) const { return rows(2 + kStages + kTurns + turn); }
+  // Where they go.
   __device__ uint32_t result_rows(int turn) const { return base + kResults + turn * kTileRows * 8; }
-  __device__ uint32_t is_partial(int turn) const { return base + kPartial + turn * 4; }
-  // Of a segment's rows: by what sums become results, and the last offsets.
-  __device__ uint32_t result_factors(int turn) const {
-    return base + kRows + (1 + kStages + turn) * kRowBytes;
+
+  // What those who sum know of a segment. No pages: there are no more segments.
+  struct Told {
+    int num_pages, num_keys, query_places, is_partial;
+  };
+  __device__ void tell(int turn, const Told& what) const {
+    store_shared_vector(base + kTold + turn * 16, reinterpret_cast<const uint4&>(what));
   }
-  __device__ uint32_t offsets(int turn) const {
-    return base + kRows + (1 + kStages + kTurns + turn) * kRowBytes;
+  __device__ Told told_of(int turn) const {
+    const uint4 bits = load_shared_vector(base + kTold + turn * 16);
+    return reinterpret_cast<const Told&>(bits);
   }
+
+ private:
+  __device__ uint32_t barrier(int index) const { return base + kBarriers + index * 8; }
+  __device__ uint32_t rows(int index) const { return base + kRows + index * kRowBytes; }
 };
 
 // A place in the ring. A segment that has pages takes its queries' places, then its pages'.
@@ -312,8 +332,9 @@ __device__ inline Stage round_queries(const Inputs& in, const Fp8Shared& shared,
     if (!comes) continue;
     __syncwarp();
     if (thread % 32 == 0) {
-      barrier_arrive(shared.weighed(stage.index));
-      barrier_arrive(shared.empty(stage.index), 3);  // for all who read pages
+      barrier_arrive(shared.stored(stage.index));
+      if (thread == 0) barrier_arrive(shared.weighed(stage.index));
+      barrier_arrive(shared.empty(stage.index), 2);  // for all who read pages
     }
     stage = stage.next();
   }

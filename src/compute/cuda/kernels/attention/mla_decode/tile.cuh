@@ -119,6 +119,20 @@ class Segments {
   int group_;
 };
 
+// Where a row of the segment's tile goes: BF16 outputs, or FP16 in its slot of partial ones. Null:
+// not a row of the sequence.
+__device__ inline uint8_t* row_results(const Inputs& in, const Segment& segment, int local) {
+  const int row = segment.first_row() + local;
+  const int token = row / in.num_heads, head = row - token * in.num_heads;
+  if (token >= segment.num_queries) return nullptr;
+  if (segment.partial >= 0) {
+    return reinterpret_cast<uint8_t*>(in.partials +
+                                      (int64_t{segment.partial} * kTileRows + local) * kLatentDim);
+  }
+  return reinterpret_cast<uint8_t*>(in.out + int64_t{segment.first_token + token} * in.out_stride +
+                                    int64_t{head} * in.out_head_stride);
+}
+
 // What a multiplying thread knows of its two rows in a segment.
 struct Rows {
   __device__ Rows(const Inputs& in, const Segment& segment) {
@@ -203,27 +217,21 @@ struct RowState {
   __device__ float used_offset(int r) const { return offset[r] == -INFINITY ? 0.0f : offset[r]; }
 };
 
-// Of a page that begins at key `begin` of the segment: scores of keys that rows do not see become
-// -inf.
-__device__ inline void mask_page(float (&s)[32], const Rows& rows, int begin) {
-  if (begin + kPageTokens <= rows.least && begin >= rows.first_key) [[likely]]
-    return;
-  const int first = rows.first_key - begin - rows.key;
-  const int end[2] = {rows.limit[0] - begin - rows.key, rows.limit[1] - begin - rows.key};
+// Scores of keys before `first`, or from `end` of their row on, become -inf; both are counted from
+// the thread's first.
+__device__ inline void mask_scores(float (&s)[32], int first, const int (&end)[2]) {
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     const int key = i / 4 * 8 + i % 2;
     if (key < first || key >= end[i / 2 % 2]) s[i] = -INFINITY;
   }
 }
-
-// Two e4m3 values, the lower half of `values`, exactly.
-__device__ inline __half2 e4m3x2_to_half2(uint32_t values) {
-  uint32_t bits;
-  asm("{\n.reg .b16 low;\ncvt.u16.u32 low, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
-      : "=r"(bits)
-      : "r"(values));
-  return reinterpret_cast<const __half2&>(bits);
+// Of a page that begins at key `begin` of the segment: so for keys that rows do not see.
+__device__ inline void mask_page(float (&s)[32], const Rows& rows, int begin) {
+  if (begin + kPageTokens <= rows.least && begin >= rows.first_key) [[likely]]
+    return;
+  const int end[2] = {rows.limit[0] - begin - rows.key, rows.limit[1] - begin - rows.key};
+  mask_scores(s, rows.first_key - begin - rows.key, end);
 }
 
 __device__ inline uint32_t pack_fp16(float low, float high) {

@@ -72,18 +72,12 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int local = warp * 16 + lane / 4 + 8 * r;
-    const int row = segment.first_row() + local;
-    const int token = row / in.num_heads;
-    const bool valid = token < segment.num_queries;
+    uint8_t* const out = row_results(in, segment, local);
     const float factor = sum[r] > 0.0f ? in.output_scale / sum[r] : 0.0f;
-    const int64_t partial_row = int64_t{segment.partial} * kTileRows + local;
-    if (is_partial && valid && column == 0 && lane % 4 == 0) {
-      in.lse[partial_row] = sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
+    if (is_partial && out != nullptr && column == 0 && lane % 4 == 0) {
+      in.lse[int64_t{segment.partial} * kTileRows + local] =
+          sum[r] > 0.0f ? state.offset[r] + log2f(sum[r]) : -INFINITY;
     }
-    const int64_t at = int64_t{segment.first_token + token} * in.out_stride +
-                       int64_t{row - token * in.num_heads} * in.out_head_stride;
-    void* out = is_partial ? static_cast<void*>(in.partials + partial_row * kLatentDim + column)
-                           : in.out + at + column;
 #pragma unroll
     for (int i = 0; i < 32; i += 4) {
       uint32_t pairs[4];
@@ -93,7 +87,7 @@ __device__ inline void store_outputs(const Inputs& in, const Segment& segment, i
                                 o[4 * (i + j) + 2 * r + 1] * factor, is_partial);
       }
       const uint4 columns = transpose_quad(pairs);
-      if (valid) static_cast<uint4*>(out)[i + lane % 4] = columns;
+      if (out != nullptr) reinterpret_cast<uint4*>(out + column * 2)[i + lane % 4] = columns;
     }
   }
 }

@@ -30,18 +30,37 @@ struct Fp8Operands {
   __device__ WeightMatrix rope() const { return wide.as<512, Swizzle::k64>(kFp8RopeOffset); }
 };
 
+// Scores are 18 products of 32 columns. Some take the queries out of registers, all that there are:
+// shared memory, which is busy nearly all the time, is read the less.
+constexpr int kHeldStep = 4, kHeld = 16 / kHeldStep;
+using HeldQueries = uint32_t[kHeld][4];
+__device__ inline void hold_queries(HeldQueries& held, uint32_t queries) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane % 16;
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int k = i * kHeldStep;
+    ldmatrix_x4(held[i], queries + k / 4 * kBoxBytes + chunk_of_128(row, k % 4 * 2 + lane / 16));
+  }
+}
+
 // Half of a page's scores, as a group: nine products.
 template <int kPart>
-__device__ inline void issue_scores(float (&s)[32], const Fp8Operands& queries,
-                                    const Fp8Operands& pages, int stage) {
+__device__ inline void issue_scores(float (&s)[32], const HeldQueries& held,
+                                    const Fp8Operands& queries, const Fp8Operands& pages,
+                                    int stage) {
   if (kPart == 0) pin(s);
   wgmma_fence();
 #pragma unroll
   for (int k = kPart * 9; k < kPart * 9 + 9; ++k) {
     if (k < 16) {
       const int at = k / 4 * kBoxBytes + k % 4 * 32;
-      WgmmaE4m3<64>::multiply(s, queries.wide.at(at), pages.wide.at(stage, kFp8PageBytes, at),
-                              k > 0);
+      const uint64_t keys = pages.wide.at(stage, kFp8PageBytes, at);
+      if (k % kHeldStep == 0) {
+        wgmma_e4m3_n64(s, held[k / kHeldStep], keys, k > 0);
+      } else {
+        WgmmaE4m3<64>::multiply(s, queries.wide.at(at), keys, 1);
+      }
     } else {
       const int at = (k - 16) * 32;
       WgmmaE4m3<64>::multiply(s, queries.rope().at(at), pages.rope().at(stage, kFp8PageBytes, at),
@@ -129,33 +148,36 @@ __device__ inline void round_weights(const float (&s)[32], const float (&scale)[
   }
 }
 
-// Sum of 32 rounded weights; of 16 each in halves, at most 2^13, every addition to 2^-11.
-__device__ inline float sum_weights(const uint4& first, const uint4& second) {
-  const uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
-                             second.x, second.y, second.z, second.w};
-  __half2 sums[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    sums[i] = __hadd2(e4m3x2_to_half2(words[i]), e4m3x2_to_half2(words[i] >> 16));
+// A page's rounded weights and their sums, products with ones. Four threads share two rows: even
+// ones keep the sum of the first, odd ones of the other.
+struct Counts {
+  const bool is_odd = threadIdx.x % 2 != 0;
+  float sums[4];
+  uint32_t weights[8];
+
+  __device__ float own(float first, float second) const { return is_odd ? second : first; }
+  // With no other products under way: those of a stretch keep all their registers to its end.
+  __device__ void issue(const WeightMatrix& ones) {
+    pin(weights);
+    wgmma_fence();
+    wgmma_e4m3_n8k64(sums, weights, ones.at(0), ones.at(0));
+    wgmma_commit();
   }
-#pragma unroll
-  for (int n = 4; n > 0; n /= 2) {
-#pragma unroll
-    for (int i = 0; i < n; ++i) sums[i] = __hadd2(sums[i], sums[i + n]);
+  __device__ void add_to(float& sum) {
+    wgmma_wait<0>();
+    pin(sums);
+    pin(weights);
+    sum += own(sums[0], sums[2]);
   }
-  const float2 both = __half22float2(sums[0]);
-  return both.x + both.y;
-}
+};
 
 // A warp's 16 rows of weights to a box of 64 x 64.
 __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane % 16;
-#pragma unroll
-  for (int c = 0; c < 4; c += 2) {
-    store_matrices(box + chunk_of_64(row, c + lane / 16), words[2 * c], words[2 * c + 1],
-                   words[2 * c + 2], words[2 * c + 3]);
-  }
+  const uint32_t first = box + chunk_of_64(row, lane / 16);
+  store_matrices(first, words[0], words[1], words[2], words[3]);
+  store_matrices(first ^ 2 * 16, words[4], words[5], words[6], words[7]);  // two chunks on
 }
 
 // This thread of its warpgroup, asked for anew: what follows from it is not kept in registers while
