@@ -227,7 +227,8 @@ __device__ inline void store_zeros(const Inputs& in, const Segment& segment, int
   if (segment.partial >= 0) in.lse[int64_t{segment.partial} * kTileRows + thread] = -INFINITY;
 }
 
-// One warp: makes weights known to products, as the fence would hold up those who weigh.
+// One warp: makes weights known to products, as the fence would hold up those who weigh. (It may
+// stand anywhere on the way from the stores to the products: PTX ISA, memory consistency model.)
 __device__ void publish_weights(const Fp8Params& p, const Fp8Shared& shared) {
   Stage stage;
   Segments segments(p.in);
