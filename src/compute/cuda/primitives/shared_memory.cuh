@@ -40,6 +40,9 @@ __device__ inline uint4 load_shared_vector(uint32_t address) {
 __device__ inline void store_shared_word(uint32_t address, uint32_t word) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
+__device__ inline void store_shared_byte(uint32_t address, uint32_t byte) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(address), "r"(byte) : "memory");
+}
 __device__ inline void store_shared_pointer(uint32_t address, const void* pointer) {
   asm volatile("st.shared.b64 [%0], %1;" ::"r"(address), "l"(pointer) : "memory");
 }

@@ -69,15 +69,13 @@ __device__ inline void wgmma_e4m3_n64(float (&d)[32], const uint32_t* a, uint64_
 // the thread's first row, d[2] and d[3] of the other.
 __device__ inline void wgmma_e4m3_n8k64(float (&d)[4], const uint32_t (&a)[8], uint64_t first,
                                         uint64_t second) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {" DF_R8
-      "}, {%4, %5, %6, %7}, %12, p, 1, 1;\n"
-      "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {" DF_R8
-      "}, {%8, %9, %10, %11}, %13, 1, 1, 1;\n}\n"
-      : "=&f"(d[0]), "=&f"(d[1]), "=&f"(d[2]), "=&f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
-        "l"(first), "l"(second));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {" DF_R8
+               "}, {%4, %5, %6, %7}, %12, 0, 1, 1;\n"
+               "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {" DF_R8
+               "}, {%8, %9, %10, %11}, %13, 1, 1, 1;\n"
+               : "=&f"(d[0]), "=&f"(d[1]), "=&f"(d[2]), "=&f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]),
+                 "r"(a[7]), "l"(first), "l"(second));
 }
 
 }  // namespace deepflight::device

@@ -16,6 +16,7 @@
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
+#include "compute/cuda/kernels/attention/mla_decode/store_fp8.cuh"
 #include "compute/cuda/kernels/attention/mla_decode/tensor_map.h"
 #include "compute/cuda/kernels/attention/mla_decode/tile_fp8.cuh"
 
@@ -35,15 +36,15 @@ struct Weighing {
   const WeightMatrix ones;
   const uint32_t warp;
   Stage stage{};             // of the page that is weighed next
-  bool has_come = false;     // the page that is scored next
+  bool has_come;             // the page that is scored next
   uint32_t read_parity = 0;  // of rope_read()
   int turn = 0;
   // Of the segment: limits of all rows, of this thread's two what makes scores of products,
   // offsets, and of one of them the sum of its weights.
   int least, first_key;
-  float scale[2] = {};
+  float scale[2];
   RowState state;
-  float sum = 0.0f;
+  float sum;
   HeldQueries held;
   Counts counts;
 
@@ -131,9 +132,7 @@ struct Weighing {
     __syncwarp();
     store_weights(counts.weights, shared.weights(stage.index));
     if (elect_lane()) {
-      asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared.moved(stage.index) + warp),
-                   "r"(moved ? 1 : 0)
-                   : "memory");
+      store_shared_byte(shared.moved(stage.index) + warp, moved ? 1 : 0);
     }
     __syncwarp();
     if (elect_lane()) barrier_arrive(shared.stored(stage.index));
@@ -216,17 +215,6 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Zeros for a segment without pages, by 64 threads.
-__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int thread) {
-  wait_for_previous_kernel();
-#pragma unroll 1
-  for (int row = 0; row < kTileRows; ++row) {
-    uint8_t* out = row_results(in, segment, row);
-    if (out != nullptr) reinterpret_cast<uint4*>(out)[thread] = uint4{};
-  }
-  if (segment.partial >= 0) in.lse[int64_t{segment.partial} * kTileRows + thread] = -INFINITY;
-}
-
 // One warp: makes weights known to products, as the fence would hold up those who weigh. (It may
 // stand anywhere on the way from the stores to the products: PTX ISA, memory consistency model.)
 __device__ void publish_weights(const Fp8Params& p, const Fp8Shared& shared) {
@@ -275,74 +263,6 @@ __device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
     turn = (turn + 1) % (2 * Fp8Shared::kTurns);
   }
   tell({});
-}
-
-// Two blocks of a warpgroup's sums, times its row's factor each, to rows of 128 columns in shared
-// memory.
-template <bool kPartial>
-__device__ inline void write_results(uint32_t rows, uint32_t factors, int thread,
-                                     const float (&a)[32], const float (&b)[32]) {
-  rows += thread % 4 * 2 * kResultStride + thread / 4 * 4;
-  factors += thread % 4 * 8;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float2 factor = load_shared_pair(factors + i * 32);
-#pragma unroll
-    for (int odd = 0; odd < 2; ++odd) {
-      const int at = i * 4 + odd;
-      const float by = odd == 0 ? factor.x : factor.y;
-      const uint32_t row = rows + (i * 8 + odd) * kResultStride;
-      store_shared_word(row, pack_results(a[at] * by, a[at + 2] * by, kPartial));
-      store_shared_word(row + 128, pack_results(b[at] * by, b[at + 2] * by, kPartial));
-    }
-  }
-}
-
-// Rows of 128 columns from shared memory to `at` of where `table` says that each goes, 16 threads a
-// row.
-__device__ inline void copy_results(uint32_t rows, uint32_t table, int thread, int at) {
-  constexpr int kStep = kWarpgroup / 16, kBatch = 4;
-  rows += thread / 16 * kResultStride + thread % 16 * 16;
-  table += thread / 16 * 8;
-#pragma unroll
-  for (int first = 0; first < kTileRows; first += kBatch * kStep) {
-    uint4 results[kBatch];
-    uint8_t* out[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      results[i] = load_shared_vector(rows + (first + i * kStep) * kResultStride);
-      out[i] = load_shared_pointer(table + (first + i * kStep) * 8);
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (out[i] == nullptr) continue;
-      *reinterpret_cast<uint4*>(out[i] + at + thread % 16 * 16) = results[i];
-    }
-  }
-}
-
-// Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones. They
-// go through the place of its last page, which is free then, so that a warp stores whole lines of
-// two rows.
-__device__ inline void store_outputs(const Fp8Shared& shared, int turn, int half, int place,
-                                     const Outputs& o) {
-  const int thread = this_thread();
-  const uint32_t rows = shared.page(place) + half * kResultBytes;
-  const uint32_t factors = shared.result_factors(turn), table = shared.result_rows(turn);
-  const bool is_partial = shared.told_of(turn).is_partial != 0;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (is_partial) {
-      write_results<true>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
-    } else {
-      write_results<false>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
-    }
-    named_sync<kWarpgroup>(kOwn + 1 + half);
-    if (i == 0) wait_for_previous_kernel();
-    copy_results(rows, table, thread, half * 512 + i * 256);
-    if (i == 0) named_sync<kWarpgroup>(kOwn + 1 + half);
-  }
-  warp_arrive(shared.empty(place));
 }
 
 // What a summing warpgroup carries along.
@@ -461,7 +381,7 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     barrier_init_fence();
   }
   if (threadIdx.x < 8 * 64 / 4) {
-    store_shared_word(shared.ones() + threadIdx.x * 4, 0x38383838);
+    store_shared_word(shared.ones() + threadIdx.x * 4, 0x38383838);  // four times 1, e4m3
     async_proxy_fence();
   }
   kPair ? cluster_sync() : __syncthreads();

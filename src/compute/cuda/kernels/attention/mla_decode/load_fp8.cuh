@@ -18,11 +18,6 @@ constexpr int kEarlyPages = 1;  // that come ahead of the queries
 constexpr int kQueryRows = kTileRows / 2;
 constexpr int kQueryColumns = 192;  // of a box, of three
 static_assert(kQueryRows * kTokenDim * 2 == kFp8PageBytes);
-// Results leave through a page's place: of both warpgroups that sum, rows of 128 columns, so far
-// apart that what a warp stores at a time lies in different banks.
-constexpr int kResultStride = 128 * 2 + 16;
-constexpr int kResultBytes = kTileRows * kResultStride;
-static_assert(2 * kResultBytes <= kFp8PageBytes);
 
 struct Fp8Params {
   CUtensorMap wide, narrow;  // [page][64][576], boxes 128 and 64 columns wide

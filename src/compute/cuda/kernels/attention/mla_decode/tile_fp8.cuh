@@ -107,7 +107,7 @@ __device__ inline void load_values(Values& values, uint32_t first, int block) {
 #pragma unroll
   for (int k = 0; k < 2; ++k) ldmatrix_x4_trans(values[k], base + k * 32 * 128);
 }
-// Pairs of columns to four keys of each: behind sums, under which the loads come.
+// Pairs of columns to four keys of each: behind additions, under which the loads come.
 __device__ inline void part_columns(Values& values) {
 #pragma unroll
   for (int k = 0; k < 2; ++k) {

@@ -1,0 +1,94 @@
+// Results of the e4m3 kernel: a segment's transposed sums, times their rows' factors, through
+// shared memory to where their rows go. Included by attend_fp8.cu alone.
+#pragma once
+
+#include "compute/cuda/kernels/attention/mla_decode/tile_fp8.cuh"
+
+namespace deepflight::cuda_mla_decode {
+
+// Results leave through a page's place: of both warpgroups that sum, rows of 128 columns, so far
+// apart that what a warp stores at a time lies in different banks.
+constexpr int kResultStride = 128 * 2 + 16;
+constexpr int kResultBytes = kTileRows * kResultStride;
+static_assert(2 * kResultBytes <= kFp8PageBytes);
+
+// Zeros for a segment without pages, by 64 threads.
+__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int thread) {
+  wait_for_previous_kernel();
+#pragma unroll 1
+  for (int row = 0; row < kTileRows; ++row) {
+    uint8_t* out = row_results(in, segment, row);
+    if (out != nullptr) reinterpret_cast<uint4*>(out)[thread] = uint4{};
+  }
+  if (segment.partial >= 0) in.lse[int64_t{segment.partial} * kTileRows + thread] = -INFINITY;
+}
+
+// Two blocks of a warpgroup's sums, times its row's factor each, to rows of 128 columns in shared
+// memory.
+template <bool kPartial>
+__device__ inline void write_results(uint32_t rows, uint32_t factors, int thread,
+                                     const float (&a)[32], const float (&b)[32]) {
+  rows += thread % 4 * 2 * kResultStride + thread / 4 * 4;
+  factors += thread % 4 * 8;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float2 factor = load_shared_pair(factors + i * 32);
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      const int at = i * 4 + odd;
+      const float by = odd == 0 ? factor.x : factor.y;
+      const uint32_t row = rows + (i * 8 + odd) * kResultStride;
+      store_shared_word(row, pack_results(a[at] * by, a[at + 2] * by, kPartial));
+      store_shared_word(row + 128, pack_results(b[at] * by, b[at + 2] * by, kPartial));
+    }
+  }
+}
+
+// Rows of 128 columns from shared memory to `at` of where `table` says that each goes, 16 threads a
+// row.
+__device__ inline void copy_results(uint32_t rows, uint32_t table, int thread, int at) {
+  constexpr int kStep = kWarpgroup / 16, kBatch = 4;
+  rows += thread / 16 * kResultStride + thread % 16 * 16;
+  table += thread / 16 * 8;
+#pragma unroll
+  for (int first = 0; first < kTileRows; first += kBatch * kStep) {
+    uint4 results[kBatch];
+    uint8_t* out[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      results[i] = load_shared_vector(rows + (first + i * kStep) * kResultStride);
+      out[i] = load_shared_pointer(table + (first + i * kStep) * 8);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (out[i] == nullptr) continue;
+      *reinterpret_cast<uint4*>(out[i] + at + thread % 16 * 16) = results[i];
+    }
+  }
+}
+
+// Sums of a segment to results: the outputs if the tile is whole, else a slot of partial ones. They
+// go through the place of its last page, which is free then, so that a warp stores whole lines of
+// two rows.
+__device__ inline void store_outputs(const Fp8Shared& shared, int turn, int half, int place,
+                                     const Outputs& o) {
+  const int thread = this_thread();
+  const uint32_t rows = shared.page(place) + half * kResultBytes;
+  const uint32_t factors = shared.result_factors(turn), table = shared.result_rows(turn);
+  const bool is_partial = shared.told_of(turn).is_partial != 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (is_partial) {
+      write_results<true>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
+    } else {
+      write_results<false>(rows, factors, thread, o[2 * i], o[2 * i + 1]);
+    }
+    named_sync<kWarpgroup>(kOwn + 1 + half);
+    if (i == 0) wait_for_previous_kernel();
+    copy_results(rows, table, thread, half * 512 + i * 256);
+    if (i == 0) named_sync<kWarpgroup>(kOwn + 1 + half);
+  }
+  warp_arrive(shared.empty(place));
+}
+
+}  // namespace deepflight::cuda_mla_decode
