@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kFp8Threads = 4 * kWarpgroup;
 // Of threads that sum, weigh, and copy or tell; together what a block is launched with.
-constexpr int kSumRegisters = 184, kWeighRegisters = 120, kCopyRegisters = 24;
+constexpr int kSumRegisters = 176, kWeighRegisters = 136, kCopyRegisters = 24;
 static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 
 // What the weighing warpgroup carries along.
@@ -279,12 +279,18 @@ struct Summing {
       : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {
     asm volatile("" : "+r"(values_at));  // one register: not four sums with it
   }
+  // values_at, of which what follows is not kept in registers of its own.
+  __device__ uint32_t lane_offset() const {
+    uint32_t offset = values_at;
+    asm volatile("" : "+r"(offset));
+    return offset;
+  }
   __device__ void load(int block) {
-    load_values(values, shared.page(stage.index) + values_at, block);
+    load_values(values, shared.page(stage.index), lane_offset(), block);
   }
   // Of this thread's rows: where the page's factors for them begin. (lane % 4 * 8, in values_at.)
   __device__ uint32_t factors(int index) const {
-    return shared.factors(index) + (values_at >> 4 & 24);
+    return shared.factors(index) + (lane_offset() >> 4 & 24);
   }
   // This thread is its warp's first: seen by values_at, as a thread's index takes 60 cycles to
   // come.
@@ -391,7 +397,7 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     raise_registers<kSumRegisters>();
     sum_pages(shared, warp / 4);
   } else if (warp < 12) {
-    lower_registers<kWeighRegisters>();
+    raise_registers<kWeighRegisters>();
     weigh_pages(p, shared);
   } else {
     lower_registers<kCopyRegisters>();

@@ -32,7 +32,7 @@ struct Fp8Operands {
 
 // Scores are 18 products of 32 columns. Some take the queries out of registers, all that there are:
 // shared memory, which is busy nearly all the time, is read the less.
-constexpr int kHeldStep = 4, kHeld = 16 / kHeldStep;
+constexpr int kHeldStep = 2, kHeld = 16 / kHeldStep;
 using HeldQueries = uint32_t[kHeld][4];
 __device__ inline void hold_queries(HeldQueries& held, uint32_t queries) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -80,10 +80,18 @@ __device__ inline void issue_outputs(float (&sum)[32], const Values& values,
   wgmma_commit();
 }
 
+// This thread of its warpgroup, asked for anew: what follows from it is not kept in registers while
+// pages are summed.
+__device__ inline int this_thread() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return static_cast<int>(thread) % kWarpgroup;
+}
+
 // Zeros over a half page's keys from `first` on: they are undefined, NaN too, which a weight of
 // zero would not silence. By the warpgroup that sums it.
 __device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, int first) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int thread = this_thread();
   const uint32_t base = shared.page(stage) + half * 2 * kBoxBytes;
 #pragma unroll 1
   for (int at = first * 128 + thread * 16; at < kBoxBytes; at += kWarpgroup * 16) {
@@ -100,10 +108,10 @@ __device__ inline uint32_t values_offset(int half) {
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   return half * 2 * kBoxBytes + chunk_of_128(lane, warp);
 }
-// Columns of a block, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next. `first`: the
-// address of the first block's.
-__device__ inline void load_values(Values& values, uint32_t first, int block) {
-  const uint32_t base = (first ^ block % 2 * 64) + block / 2 * kBoxBytes;
+// Columns of a block of a page, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next.
+// `offset`: values_offset().
+__device__ inline void load_values(Values& values, uint32_t page, uint32_t offset, int block) {
+  const uint32_t base = (offset ^ block % 2 * 64) + (page + block / 2 * kBoxBytes);
 #pragma unroll
   for (int k = 0; k < 2; ++k) ldmatrix_x4_trans(values[k], base + k * 32 * 128);
 }
@@ -178,14 +186,6 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
   const uint32_t first = box + chunk_of_64(row, lane / 16);
   store_matrices(first, words[0], words[1], words[2], words[3]);
   store_matrices(first ^ 2 * 16, words[4], words[5], words[6], words[7]);  // two chunks on
-}
-
-// This thread of its warpgroup, asked for anew: what follows from it is not kept in registers while
-// pages are summed.
-__device__ inline int this_thread() {
-  uint32_t thread;
-  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
-  return static_cast<int>(thread) % kWarpgroup;
 }
 
 // Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
