@@ -270,16 +270,15 @@ struct Summing {
   const Fp8Shared& shared;
   const WeightMatrix weights;  // of place 0
   const int half;
-  uint32_t values_at;
+  const uint32_t values_at;
   Stage stage{};
   bool is_weighed = false;  // the next page
   Values values;            // of the next block
 
   __device__ Summing(const Fp8Shared& memory, int which)
-      : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {
-    asm volatile("" : "+r"(values_at));  // one register: not four sums with it
-  }
-  // values_at, of which what follows is not kept in registers of its own.
+      : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {}
+  // values_at, opaque: what follows from it, its sums with blocks too, is made anew, not kept in
+  // registers.
   __device__ uint32_t lane_offset() const {
     uint32_t offset = values_at;
     asm volatile("" : "+r"(offset));
