@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "compute/cuda/impl.h"
+#include "compute/cuda/kernels/attention/mla_absorb/launch.h"
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
 #include "compute/cuda/kernels/attention/mla_prefill/launch.h"
 #include "compute/cuda/kernels/norm_rope/launch.h"
@@ -95,17 +96,42 @@ struct AbsorbedQuery {
   }
 };
 
-cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call, const AbsorbedQuery& query) {
+cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call) {
   const AttentionBatch& batch = call.batch;
   auto problem = attention_problem<cuda_mla_decode::MlaDecodeProblem>(call);
   problem.num_tokens = call.q.dim(0);
   problem.query_offsets = batch.query_offsets.data<int32_t>();
   problem.kv_lens = batch.kv_lens.data<int32_t>();
-  problem.q = query.data;
-  problem.q_stride = query.token_stride;
-  problem.q_head_stride = query.head_stride;
   problem.num_pages = call.pool.num_pages;
   return problem;
+}
+
+// What an e4m3 pool's kernel wants: the same as e4m3 with a scale a row. False where the kernel
+// that makes it does not take the model.
+bool absorb_fp8(const MlaCall& call, const void* w_uk, ScratchArena& arena, cudaStream_t stream,
+                cuda_mla_decode::MlaDecodeProblem* decode) {
+  if (call.pool.format != KvFormat::kF8E4M3) return false;
+  const KvUpWeight& up = call.kv_up;
+  cuda_mla_absorb::MlaAbsorbProblem problem;
+  problem.num_tokens = call.q.dim(0);
+  problem.num_heads = up.num_heads;
+  problem.q = call.q.raw();
+  problem.q_stride = call.q.stride(0);
+  problem.q_head_stride = call.q.stride(1);
+  problem.w_uk = w_uk;
+  if (!cuda_mla_absorb::mla_absorb_fits(problem, up.nope_dim, up.latent_dim,
+                                        call.pool.token_dim - up.latent_dim)) {
+    return false;
+  }
+  const int64_t num_rows = problem.num_tokens * problem.num_heads;
+  problem.out = static_cast<uint8_t*>(arena.get(num_rows * (call.pool.token_dim + 4)));
+  problem.scales = reinterpret_cast<float*>(problem.out + num_rows * call.pool.token_dim);
+  cuda_mla_absorb::launch_mla_absorb(problem, stream);
+  decode->q = problem.out;
+  decode->query_scales = problem.scales;
+  decode->q_head_stride = call.pool.token_dim;
+  decode->q_stride = up.num_heads * call.pool.token_dim;
+  return true;
 }
 
 cuda_mla_prefill::MlaPrefillProblem prefill_problem(const MlaCall& call, int64_t kv_chunk_tokens) {
@@ -151,7 +177,8 @@ void CudaBackend::rope_write_kv(const TensorView& q_pe, const TensorView& latent
   cuda_norm_rope::RopeProblem problem;
   set_rope(q_pe, inputs.positions, table, &problem);
   set_pool(latent, state, inputs, pool, layer, &problem);
-  if (inputs.num_absorbed_tokens > 0) {
+  // Of an e4m3 pool the absorbing kernel takes q_pe too.
+  if (inputs.num_absorbed_tokens > 0 && pool.format != KvFormat::kF8E4M3) {
     const AbsorbedQuery query(impl_->absorbed_query, inputs.num_absorbed_tokens, q_pe.dim(1),
                               pool.token_dim - q_pe.dim(2), q_pe.dim(2));
     problem.num_copied = inputs.num_absorbed_tokens;
@@ -172,36 +199,41 @@ void CudaBackend::mla_absorbed(const MlaCall& call) {
         call.q.to_string(), call.out.to_string(), up.num_heads, up.nope_dim, rope_dim);
   if (num_tokens == 0) return;
   const auto& weights = cuda::packed_kv_up(up);
-  const AbsorbedQuery query(impl_->absorbed_query, num_tokens, up.num_heads, up.latent_dim,
-                            rope_dim);
   const cudaStream_t stream = impl_->main.stream.get();
-  const uint16_t* q_pe = bf16(call.q) + up.nope_dim;
-  if (std::exchange(impl_->rope_copy_of, nullptr) != q_pe) {
-    // Called without rope_write_kv before it. A token's heads are dense, so rows are (token, head).
-    CHECK(call.q.stride(0) == up.num_heads * call.q.stride(1), call.q.to_string());
-    CUDA_CHECK(cudaMemcpy2DAsync(query.rope_columns, query.head_stride * 2, q_pe,
-                                 call.q.stride(1) * 2, rope_dim * 2, num_tokens * up.num_heads,
-                                 cudaMemcpyDeviceToDevice, stream));
-  }
+  auto problem = decode_problem(call);
   {
     const TimelineRange range("absorb_q");
-    Bf16GemmProblem product;
-    product.x = call.q.raw();
-    product.x_stride = call.q.stride(0);
-    product.x_batch_stride = call.q.stride(1);
-    product.w = weights.absorb_k.data();
-    product.w_stride = up.nope_dim;
-    product.w_batch_stride = up.latent_dim * up.nope_dim;
-    product.out = query.data;
-    product.out_stride = query.token_stride;
-    product.out_batch_stride = query.head_stride;
-    product.m = num_tokens;
-    product.n = up.latent_dim;
-    product.k = up.nope_dim;
-    product.batch = up.num_heads;
-    impl_->launch(impl_->main, product);
+    if (!absorb_fp8(call, weights.absorb_k.data(), impl_->absorbed_query, stream, &problem)) {
+      const AbsorbedQuery query(impl_->absorbed_query, num_tokens, up.num_heads, up.latent_dim,
+                                rope_dim);
+      const uint16_t* q_pe = bf16(call.q) + up.nope_dim;
+      if (std::exchange(impl_->rope_copy_of, nullptr) != q_pe) {
+        // rope_write_kv has not been here. A token's heads are dense, so rows are (token, head).
+        CHECK(call.q.stride(0) == up.num_heads * call.q.stride(1), call.q.to_string());
+        CUDA_CHECK(cudaMemcpy2DAsync(query.rope_columns, query.head_stride * 2, q_pe,
+                                     call.q.stride(1) * 2, rope_dim * 2, num_tokens * up.num_heads,
+                                     cudaMemcpyDeviceToDevice, stream));
+      }
+      Bf16GemmProblem product;
+      product.x = call.q.raw();
+      product.x_stride = call.q.stride(0);
+      product.x_batch_stride = call.q.stride(1);
+      product.w = weights.absorb_k.data();
+      product.w_stride = up.nope_dim;
+      product.w_batch_stride = up.latent_dim * up.nope_dim;
+      product.out = query.data;
+      product.out_stride = query.token_stride;
+      product.out_batch_stride = query.head_stride;
+      product.m = num_tokens;
+      product.n = up.latent_dim;
+      product.k = up.nope_dim;
+      product.batch = up.num_heads;
+      impl_->launch(impl_->main, product);
+      problem.q = query.data;
+      problem.q_stride = query.token_stride;
+      problem.q_head_stride = query.head_stride;
+    }
   }
-  auto problem = decode_problem(call, query);
   problem.batch_invariant = impl_->config.batch_invariant;
   TensorView latent_out;
   const auto carve = [&](Carver& carver) {

@@ -38,12 +38,13 @@ struct Weighing {
   Stage stage{};             // of the page that is weighed next
   bool has_come;             // the page that is scored next
   uint32_t read_parity = 0;  // of rope_read()
-  int turn = 0;
+  Turn turn;                 // of the segment
+  uint32_t odd = 0;          // it is the second, the fourth, ...
   // Of the segment: limits of all rows, of this thread's two what makes scores of products,
   // offsets, and of one of them the sum of its weights.
   int least, first_key;
   float scale[2];
-  RowState state;
+  RowOffsets state;
   float sum;
   HeldQueries held;
   Counts counts;
@@ -60,26 +61,25 @@ struct Weighing {
   __device__ static int row() { return this_thread() / 32 * 16 + this_thread() % 32 / 4; }
   __device__ static int key() { return this_thread() % 4 * 2; }
 
-  __device__ void begin(const Segment& segment) {
-    const Rows rows(p.in, segment);
-    least = static_cast<int>(uniform(rows.least));
-    first_key = static_cast<int>(uniform(rows.first_key));
-    if (rows.key == 0) {
-      store_shared_word(shared.limits() + rows.row * 4, rows.limit[0]);
-      store_shared_word(shared.limits() + rows.row * 4 + 32, rows.limit[1]);
-    }
-    stage = round_queries(p.in, shared, segment, stage);
-    stage.index = static_cast<int>(uniform(stage.index));
-    stage.parity = uniform(stage.parity);
-    hold_queries(held, shared.query());
-    const uint32_t scales = shared.query_scales() + rows.row * 4;
+  // Begins the next segment; returns the number of its pages, 0 if there is none.
+  __device__ int begin() {
+    barrier_wait(shared.told(turn.index), turn.parity);
+    const Fp8Shared::Told told = shared.told_of(turn.index);
+    const int num_pages = static_cast<int>(uniform(told.num_pages));
+    if (num_pages == 0) return 0;
+    least = static_cast<int>(uniform(told.least));
+    first_key = static_cast<int>(uniform(told.first_key));
+    const uint32_t scales = shared.query_scales(odd) + row() * 4;
     scale[0] = p.in.score_scale * load_shared(scales);
     scale[1] = p.in.score_scale * load_shared(scales + 32);
-    state = RowState();
+    state = RowOffsets();
     sum = 0.0f;
 #pragma unroll
     for (uint32_t& weights : counts.weights) weights = 0;
     has_come = false;
+    barrier_wait(shared.query_full(), odd);
+    hold_queries(held, shared.query());
+    return num_pages;
   }
 
   __device__ void await(const Stage& page) const {
@@ -93,29 +93,33 @@ struct Weighing {
   }
 
   // Waits for a page's scores and starts to sum the weights of the one before.
-  __device__ void take_scores(float (&s)[32], int page_idx) {
+  __device__ void take_scores(float (&s)[32]) {
     wgmma_wait<0>();
     pin(s);
     if (elect_lane()) barrier_arrive(shared.rope_read());
     counts.issue(ones);
-    mask(s, page_idx);
+  }
+  // All rows see all keys of a page that begins with this one.
+  __device__ bool is_plain(int begin) const {
+    return begin + kPageTokens <= least && begin >= first_key;
   }
   // Scores of keys that rows do not see become -inf.
-  __device__ void mask(float (&s)[32], int page_idx) const {
-    const int begin = page_idx * kPageTokens;
-    if (begin + kPageTokens <= least && begin >= first_key) [[likely]]
-      return;
-    const uint32_t limits = shared.limits() + row() * 4;
+  __device__ void mask(float (&s)[32], int begin) const {
+    const uint32_t limits = shared.limits(odd) + row() * 4;
     const int first = begin + key();
     const int end[2] = {static_cast<int>(load_shared_word(limits)) - first,
                         static_cast<int>(load_shared_word(limits + 32)) - first};
     mask_scores(s, first_key - first, end);
   }
-  // Offsets follow a page's scores; true if they have moved.
-  __device__ bool move_offsets(const float (&s)[32]) {
-    float factor[2] = {1.0f, 1.0f};
-    if (!state.move(s, scale, kLead, kSlack, factor)) [[likely]]
+  // Masks a page's scores and lets offsets follow them; true if they have moved. What is seldom to
+  // be done stands behind one branch, as what is jumped over has to be fetched.
+  __device__ bool follow(float (&s)[32], int page_idx) {
+    const int begin = page_idx * kPageTokens;
+    if (!state.rises(s, scale) && is_plain(begin)) [[likely]]
       return false;
+    if (!is_plain(begin)) mask(s, begin);
+    float factor[2];
+    if (!state.move(s, scale, factor)) return false;
     sum *= counts.own(factor[0], factor[1]);
     if (key() == 0) {
       const uint32_t factors = shared.factors(stage.index) + row() * 4;
@@ -145,15 +149,16 @@ struct Weighing {
     counts.add_to(sum);
     if (key() < 4) {
       const uint32_t at = (row() + (counts.is_odd ? 8 : 0)) * 4;
-      store_shared(shared.result_factors(turn) + at,
+      store_shared(shared.result_factors(turn.index) + at,
                    sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f);
       store_shared(
-          shared.lses(turn) + at,
+          shared.lses(odd) + at,
           sum > 0.0f ? counts.own(state.offset[0], state.offset[1]) + log2f(sum) : -INFINITY);
     }
     __syncwarp();
-    if (elect_lane()) barrier_arrive(shared.counted(turn));
-    turn = (turn + 1) % Fp8Shared::kTurns;
+    if (elect_lane()) barrier_arrive(shared.counted(turn.index));
+    turn = turn.next();
+    odd ^= 1;
   }
 };
 
@@ -161,20 +166,21 @@ struct Weighing {
 // of it beside the search for maxima, half beside exponentials.
 __device__ __forceinline__ void weigh_page(Weighing& w, int i, float (&s)[32], float (&next)[32]) {
   const Fp8Operands queries(w.shared.query());
-  w.take_scores(s, i);
+  w.take_scores(s);
   w.await(w.stage.next());
   w.counts.add_to(w.sum);
   w.issue<0>(next, queries, w.stage.next());
-  const bool moved = w.move_offsets(s);
+  const bool moved = w.follow(s, i);
   w.issue<1>(next, queries, w.stage.next());
   const Stage coming = w.stage.next(2);
   w.has_come = barrier_test(w.shared.full(coming.index), coming.parity);
   w.leave_weights(s, moved, barrier_test(w.shared.rope_read(), w.read_parity));
 }
 __device__ __forceinline__ void weigh_last_page(Weighing& w, int i, float (&s)[32]) {
-  w.take_scores(s, i);
+  w.take_scores(s);
+  if (elect_lane()) barrier_arrive(w.shared.query_read());
   w.counts.add_to(w.sum);
-  const bool moved = w.move_offsets(s);
+  const bool moved = w.follow(s, i);
   w.leave_weights(s, moved, false);
 }
 
@@ -182,16 +188,7 @@ __device__ __forceinline__ void weigh_last_page(Weighing& w, int i, float (&s)[3
 __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
   Weighing w(p, shared);
   float s[2][32];
-  Segments segments(p.in);
-  Segment segment;
-  bool more = segments.next(segment);
-  while (more) {
-    const int num_pages = static_cast<int>(uniform(segment.num_pages));
-    if (num_pages == 0) {
-      more = segments.next(segment);
-      continue;
-    }
-    w.begin(segment);
+  while (const int num_pages = w.begin()) {
     const Fp8Operands queries(shared.query());
     w.await(w.stage);
     w.issue<0>(s[0], queries, w.stage);
@@ -209,7 +206,6 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
 #pragma unroll
       for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
     }
-    more = segments.next(segment);  // comes while the scores do
     weigh_last_page(w, i, s[0]);
     w.end();
   }
@@ -217,15 +213,15 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
 
 // One warp: makes weights known to products, as the fence would hold up those who weigh. (It may
 // stand anywhere on the way from the stores to the products: PTX ISA, memory consistency model.)
-__device__ void publish_weights(const Fp8Params& p, const Fp8Shared& shared) {
+__device__ void publish_weights(const Fp8Shared& shared) {
   Stage stage;
-  Segments segments(p.in);
-  Segment segment;
-  while (segments.next(segment)) {
-    if (segment.num_pages == 0) continue;
-    stage = stage.next(query_stages(p.in, segment));
 #pragma unroll 1
-    for (int rest = segment.num_pages; rest > 0; --rest, stage = stage.next()) {
+  for (Turn turn;; turn = turn.next()) {
+    barrier_wait(shared.told(turn.index), turn.parity);
+    const int num_pages = shared.told_of(turn.index).num_pages;
+    if (num_pages == 0) break;
+#pragma unroll 1
+    for (int rest = num_pages; rest > 0; --rest, stage = stage.next()) {
       barrier_wait(shared.stored(stage.index), stage.parity);
       async_proxy_fence();
       if (elect_lane()) barrier_arrive(shared.weighed(stage.index));
@@ -234,35 +230,66 @@ __device__ void publish_weights(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// Two warps, a row a thread: tell those who sum what a segment is, as these have no time to read
-// records, and leave split rows' log-sum-exps.
+// What is to be known of a segment's rows, two a lane.
+__device__ void tell_rows(const Fp8Params& p, const Fp8Shared& shared, const Segment& segment,
+                          const RowLimits& limits, int turn, uint32_t odd) {
+#pragma unroll 1
+  for (int row = static_cast<int>(threadIdx.x) % 32; row < kTileRows; row += 32) {
+    uint8_t* const results = row_results(p.in, segment, row);
+    const int idx = segment.first_token * p.in.num_heads + segment.first_row() + row;
+    // Scores of rows that are another's stay small, and numbers where they are masked.
+    store_shared(shared.query_scales(odd) + row * 4,
+                 results != nullptr ? p.query_scales[idx] : 0x1p-100f);
+    store_shared_word(shared.limits(odd) + row * 4, limits.of(p.in, segment, row));
+    store_shared_pointer(shared.result_rows(turn) + row * 8, results);
+  }
+}
+
+// One warp: tells what a segment is while the one before is weighed, as others have no time to read
+// records, and leaves split rows' log-sum-exps.
 __device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
-  const int row = static_cast<int>(threadIdx.x) % kTileRows;
-  int turn = 0;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  Turn turn, before;
+  uint32_t odd = 0;
+  int partial = -1;  // of the segment before
+  bool begins = true;
   Segments segments(p.in);
   Segment segment;
-  const auto tell = [&](const Fp8Shared::Told& what) {
-    if (row == 0) shared.tell(turn % Fp8Shared::kTurns, what);
-    __syncwarp();
-    if (elect_lane()) barrier_arrive(shared.told(turn % Fp8Shared::kTurns));
-  };
-  while (segments.next(segment)) {
-    if (segment.num_pages == 0) {
-      store_zeros(p.in, segment, row);
+#pragma unroll 1
+  while (true) {
+    const bool more = segments.next(segment);
+    wait_for_previous_kernel();
+    if (more && segment.num_pages == 0) {
+      store_zeros(p.in, segment, lane);
       continue;
     }
-    const int at = turn % Fp8Shared::kTurns;
-    store_shared_pointer(shared.result_rows(at) + row * 8, row_results(p.in, segment, row));
-    tell({segment.num_pages, segment.kv_len - segment.first_page * kPageTokens,
-          query_stages(p.in, segment), segment.partial >= 0});
-    barrier_wait(shared.counted(at), turn / Fp8Shared::kTurns);
-    if (segment.partial >= 0) {
-      wait_for_previous_kernel();
-      p.in.lse[int64_t{segment.partial} * kTileRows + row] = load_shared(shared.lses(at) + row * 4);
+    if (more) {
+      const RowLimits limits(p.in, segment);
+      tell_rows(p, shared, segment, limits, turn.index, odd);
+      if (lane == 0) {
+        shared.tell(turn.index, {segment.num_pages, limits.kv_end, limits.least, limits.first_key,
+                                 segment.partial >= 0});
+      }
+    } else if (lane == 0) {
+      shared.tell(turn.index, {});
     }
-    turn = (turn + 1) % (2 * Fp8Shared::kTurns);
+    __syncwarp();
+    if (elect_lane()) barrier_arrive(shared.told(turn.index));
+    if (!begins) {
+      barrier_wait(shared.counted(before.index), before.parity);
+      if (partial >= 0) {
+        float* const lse = p.in.lse + int64_t{partial} * kTileRows + lane;
+        lse[0] = load_shared(shared.lses(odd ^ 1) + lane * 4);
+        lse[32] = load_shared(shared.lses(odd ^ 1) + lane * 4 + 32 * 4);
+      }
+    }
+    if (!more) break;
+    begins = false;
+    partial = segment.partial;
+    before = turn;
+    turn = turn.next();
+    odd ^= 1;
   }
-  tell({});
 }
 
 // What a summing warpgroup carries along.
@@ -338,15 +365,13 @@ __device__ void sum_pages(const Fp8Shared& shared, int half) {
   Summing w(shared, half);
   Outputs o;
 #pragma unroll 1
-  for (int turn = 0;; turn = (turn + 1) % (2 * Fp8Shared::kTurns)) {
-    const int at = turn % Fp8Shared::kTurns, parity = turn / Fp8Shared::kTurns;
-    barrier_wait(shared.told(at), parity);
-    const Fp8Shared::Told told = shared.told_of(at);
+  for (Turn turn;; turn = turn.next()) {
+    barrier_wait(shared.told(turn.index), turn.parity);
+    const Fp8Shared::Told told = shared.told_of(turn.index);
     const int num_pages = static_cast<int>(uniform(told.num_pages));
     if (num_pages == 0) break;
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i / 32][i % 32] = 0.0f;
-    w.stage = w.stage.next(told.query_places);
     int count = told.num_keys;
     w.await_page(count);
     w.load(0);
@@ -355,9 +380,9 @@ __device__ void sum_pages(const Fp8Shared& shared, int half) {
       count -= kPageTokens;
       sum_page(w, rest > 1, count, o);
     }
-    barrier_wait(shared.counted(at), parity);
+    barrier_wait(shared.counted(turn.index), turn.parity);
     named_sync<2 * kWarpgroup>(kBothSummed);
-    store_outputs(shared, at, half, w.stage.last(), o);
+    store_outputs(shared, turn.index, half, w.stage.last(), o);
   }
 }
 
@@ -370,7 +395,8 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
   if (threadIdx.x == 0) {
     prefetch_map(&p.wide);
     prefetch_map(&p.narrow);
-    prefetch_map(&p.queries);
+    prefetch_map(&p.wide_queries);
+    prefetch_map(&p.narrow_queries);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full(stage), 1);
       barrier_init(shared.empty(stage), 8);  // warps that sum
@@ -379,9 +405,11 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
       barrier_init(shared.ready(stage), 1);
     }
     barrier_init(shared.rope_read(), 4);
+    barrier_init(shared.query_full(), 1);
+    barrier_init(shared.query_read(), 4);
     for (int turn = 0; turn < Fp8Shared::kTurns; ++turn) {
       barrier_init(shared.counted(turn), 4);
-      barrier_init(shared.told(turn), 2);
+      barrier_init(shared.told(turn), 1);
     }
     barrier_init_fence();
   }
@@ -403,7 +431,9 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
     if (warp == 12) {
       load_ring<kPair>(p, shared);
     } else if (warp == 13) {
-      publish_weights(p, shared);
+      publish_weights(shared);
+    } else if (warp == 14) {
+      load_queries(p, shared);
     } else {
       tell_segments(p, shared);
     }
@@ -417,10 +447,11 @@ cudaError_t launch_attend_fp8(const MlaDecodeProblem& problem, int num_sms, __ha
   Fp8Params p;
   if (!encode_pool_map(p.wide, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B) ||
       !encode_pool_map(p.narrow, problem, 64, CU_TENSOR_MAP_SWIZZLE_64B) ||
-      !encode_query_map(p.queries, problem, kQueryColumns, kQueryRows,
-                        CU_TENSOR_MAP_SWIZZLE_NONE)) {
+      !encode_query_map(p.wide_queries, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B) ||
+      !encode_query_map(p.narrow_queries, problem, 64, CU_TENSOR_MAP_SWIZZLE_64B)) {
     return cudaErrorInvalidValue;
   }
+  p.query_scales = problem.query_scales;
   p.in = make_inputs(problem, partials, lse);
   // Lanes are even in number then, and neighbouring blocks have tiles of one token.
   const bool pairs = problem.num_heads % (2 * kTileRows) == 0;

@@ -288,7 +288,7 @@ cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, __
                                 float* lse, cudaStream_t stream) {
   Params p;
   p.in = make_inputs(problem, partials, lse);
-  if (!encode_query_map(p.queries, problem, 64, kTileRows, CU_TENSOR_MAP_SWIZZLE_128B)) {
+  if (!encode_query_map(p.queries, problem, 64, CU_TENSOR_MAP_SWIZZLE_128B)) {
     return cudaErrorInvalidValue;
   }
   if (problem.format == PageFormat::kF8Group) {

@@ -29,13 +29,15 @@ void launch_fast(const MlaDecodeProblem& p, cudaStream_t stream) {
 }  // namespace
 
 bool mla_decode_is_fast(const MlaDecodeProblem& p) {
+  const bool is_fp8 = p.query_scales != nullptr;
   const bool strides_fit = p.q_stride == p.num_heads * p.q_head_stride &&
-                           p.q_head_stride % 8 == 0 && p.out_stride % 8 == 0 &&
+                           p.q_head_stride % (is_fp8 ? 16 : 8) == 0 && p.out_stride % 8 == 0 &&
                            p.out_head_stride % 8 == 0;
   const bool pool_fits = p.num_pages > 0 && p.page_stride_bytes % 16 == 0 &&
                          p.layer_offset_bytes % 16 == 0 && aligned(p.pool, 16);
-  return p.latent_dim == kLatentDim && p.latent_dim + p.rope_dim == kTokenDim && strides_fit &&
-         aligned(p.q, 16) && aligned(p.out, 16) && pool_fits;
+  return is_fp8 == (p.format == PageFormat::kF8E4M3) && p.latent_dim == kLatentDim &&
+         p.latent_dim + p.rope_dim == kTokenDim && strides_fit && aligned(p.q, 16) &&
+         aligned(p.out, 16) && pool_fits;
 }
 
 int64_t mla_decode_metadata_bytes(int64_t max_sequences, int64_t max_tokens, int64_t num_heads) {
@@ -69,6 +71,7 @@ void launch_mla_decode(const MlaDecodeProblem& problem, cudaStream_t stream) {
     launch_fast(p, stream);
     return;
   }
+  CHECK(p.query_scales == nullptr, "e4m3 queries are for the tensor core kernel");
   CHECK(generic_shared_bytes(p) <= 48 * 1024, p.latent_dim, p.rope_dim);
   launch_attend_generic(p, stream);
   CUDA_CHECK(cudaGetLastError());

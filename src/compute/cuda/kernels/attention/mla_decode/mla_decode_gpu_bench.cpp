@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
+#include "compute/cuda/kernels/attention/mla_decode/queries_testing.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
 namespace deepflight::cuda_mla_decode {
@@ -77,6 +78,7 @@ void bench(const Shape& shape, PageFormat format) {
   std::shuffle(table.begin(), table.end(), std::mt19937(3));
   const DeviceArray<int32_t> d_offsets(offsets), d_lens(kv_lens), d_slots(slots), d_table(table);
   const DeviceArray<uint8_t> pool(num_pages * num_layers * layer_bytes);
+  const bool is_fp8 = format == PageFormat::kF8E4M3;
   const DeviceArray<uint8_t> q(num_tokens * shape.heads * kDim * 2);
   const DeviceArray<uint16_t> out(num_tokens * shape.heads * 512);
   fill(pool, format);
@@ -93,17 +95,26 @@ void bench(const Shape& shape, PageFormat format) {
   const DeviceArray<uint8_t> metadata(
       mla_decode_metadata_bytes(shape.batch, num_tokens, shape.heads));
   const DeviceArray<uint8_t> scratch(mla_decode_scratch_bytes());
+  std::vector<double> want;
   if (shape.batch <= 16) {  // right before fast; the generic kernel is slow
     launch_mla_decode(p, nullptr);
     const auto slow = from_bf16(out.host());
+    want.assign(slow.begin(), slow.end());
+  }
+  const auto host_q = q.host();
+  std::vector<uint16_t> q_bits(host_q.size() / 2);
+  std::memcpy(q_bits.data(), host_q.data(), host_q.size());
+  const E4m3Rows q_rows(is_fp8 ? from_bf16(q_bits) : std::vector<float>(), kDim);
+  const DeviceArray<uint8_t> q_bytes(q_rows.bytes);
+  const DeviceArray<float> q_scales(q_rows.scales);
+  if (is_fp8) p.q = q_bytes.data(), p.query_scales = q_scales.data();
+  if (shape.batch <= 16) {
     prepare_mla_decode(p, metadata.data(), nullptr);
     p.metadata = metadata.data(), p.scratch = scratch.data();
     launch_mla_decode(p, nullptr);
-    const std::vector<double> want(slow.begin(), slow.end());
     // e4m3 weights err by 2^-4 / sqrt(3) at most in the square mean, and e4m3 queries move scores,
     // of deviation 0.135 sqrt(576), by as much of that.
-    EXPECT_LE(relative_error(from_bf16(out.host()), want),
-              format == PageFormat::kF8E4M3 ? 0.125 : 8e-3);
+    EXPECT_LE(relative_error(from_bf16(out.host()), want), is_fp8 ? 0.125 : 8e-3);
   }
   const double prepare_us = median_us(
       4, 5, [&](int, cudaStream_t stream) { prepare_mla_decode(p, metadata.data(), stream); });
@@ -116,7 +127,8 @@ void bench(const Shape& shape, PageFormat format) {
   });
   const double rows = static_cast<double>(num_tokens * shape.heads);
   const double flops = rows * static_cast<double>(shape.kv_len) * 2 * (576 + 512);
-  const double bytes = static_cast<double>(num_pages * layer_bytes) + rows * (kDim + 512) * 2;
+  const double bytes =
+      static_cast<double>(num_pages * layer_bytes) + rows * (kDim * (is_fp8 ? 1 : 2) + 512 * 2);
   const double floor_us = std::max(flops / kTflops, bytes / copy_tbs()) * 1e-6;
   fmt::print(
       "mla_decode {} batch {:3} queries {} kv {:5} heads {:3}: {:7.1f} us {:4.0f} TFLOPS "

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "compute/cuda/kernels/attention/mla_decode/launch.h"
+#include "compute/cuda/kernels/attention/mla_decode/queries_testing.h"
 #include "compute/cuda/primitives/page_testing.h"
 #include "compute/cuda/runtime/gpu_testing.h"
 
@@ -60,7 +61,10 @@ class World {
         pool_(host_pool_),
         metadata_(mla_decode_metadata_bytes(num_slots_, tokens(), w_.heads)),
         scratch_(mla_decode_scratch_bytes()),
-        host_q_(from_bf16(q_.host())) {}
+        host_q_(from_bf16(q_.host())),
+        rounded_(host_q_, dim_),
+        q_bytes_(rounded_.bytes),
+        q_scales_(rounded_.scales) {}
 
   int64_t tokens() const { return host_offsets_.back(); }
   int64_t out_stride() const { return w_.heads * w_.latent + kPad; }
@@ -81,6 +85,9 @@ class World {
     p.format = w_.format, p.kv_scale = kKvScale;
     p.page_table = table_.data(), p.page_table_stride = table_stride_;
     if (fast) p.metadata = metadata_.data(), p.scratch = scratch_.data();
+    if (fast && w_.format == PageFormat::kF8E4M3) {
+      p.q = q_bytes_.data(), p.query_scales = q_scales_.data();
+    }
     return p;
   }
   void prepare(cudaStream_t stream) const {
@@ -97,8 +104,12 @@ class World {
         cudaMemcpy(lens_.data(), host_lens_.data(), lens_.size_bytes(), cudaMemcpyHostToDevice));
   }
   std::vector<uint16_t> result() const { return out_.host(); }
-  void set_query(int64_t at, uint16_t bits) {
-    CUDA_CHECK(cudaMemcpy(q_.data() + at, &bits, sizeof(bits), cudaMemcpyHostToDevice));
+  // Of the e4m3 queries.
+  void set_query(int64_t at, uint8_t bits) {
+    CUDA_CHECK(cudaMemcpy(q_bytes_.data() + at, &bits, sizeof(bits), cudaMemcpyHostToDevice));
+  }
+  void set_query_scale(int64_t row, float scale) {
+    CUDA_CHECK(cudaMemcpy(q_scales_.data() + row, &scale, sizeof(scale), cudaMemcpyHostToDevice));
   }
 
   // The first `queries` of a sequence.
@@ -119,12 +130,20 @@ class World {
     }
     const DeviceArray<int32_t> d_offsets(offsets), d_lens(lens), d_slots(slots);
     const DeviceArray<uint16_t> d_q(to_bf16(q)), out(offsets.back() * w_.heads * w_.latent);
+    const E4m3Rows rounded(q, dim_);
+    const DeviceArray<uint8_t> d_bytes(rounded.bytes);
+    const DeviceArray<float> d_scales(rounded.scales);
     const DeviceArray<uint8_t> metadata(
         mla_decode_metadata_bytes(static_cast<int64_t>(picks.size()), offsets.back(), w_.heads));
     MlaDecodeProblem p = problem(1, true);
     p.num_sequences = static_cast<int64_t>(picks.size()), p.num_tokens = offsets.back();
     p.query_offsets = d_offsets.data(), p.kv_lens = d_lens.data(), p.slots = d_slots.data();
-    p.q = d_q.data(), p.out = out.data(), p.out_stride = w_.heads * w_.latent;
+    p.out = out.data(), p.out_stride = w_.heads * w_.latent;
+    if (p.query_scales != nullptr) {
+      p.q = d_bytes.data(), p.query_scales = d_scales.data();
+    } else {
+      p.q = d_q.data();
+    }
     p.batch_invariant = batch_invariant;
     prepare_mla_decode(p, metadata.data(), nullptr);
     p.metadata = metadata.data();
@@ -185,18 +204,10 @@ class World {
   }
 
  private:
-  // Times a power of two, by which each row's largest magnitude comes to between 224 and 448.
   std::vector<float> rounded_queries() const {
-    std::vector<float> rounded = host_q_;
-    for (int64_t at = 0; at + dim_ <= std::ssize(rounded); at += dim_) {
-      float largest = 1e-30f;
-      for (int64_t i = 0; i < dim_; ++i) largest = std::max(largest, std::abs(rounded[at + i]));
-      const float power = std::exp2(std::floor(std::log2(448.0f / largest)));
-      for (int64_t i = 0; i < dim_; ++i) {
-        rounded[at + i] = f8e4m3_to_f32(f32_to_f8e4m3(rounded[at + i] * power)) / power;
-      }
-    }
-    return rounded;
+    std::vector<float> values = from_f8(rounded_.bytes);
+    for (int64_t i = 0; i < std::ssize(values); ++i) values[i] *= rounded_.scales[i / dim_];
+    return values;
   }
   int64_t token_bytes() const { return page_token_bytes(w_.format, w_.latent, w_.rope); }
   // Number of a token in the pool.
@@ -261,6 +272,9 @@ class World {
   const DeviceArray<uint16_t> q_, out_;
   const DeviceArray<uint8_t> pool_, metadata_, scratch_;
   const std::vector<float> host_q_;
+  const E4m3Rows rounded_;
+  const DeviceArray<uint8_t> q_bytes_;
+  const DeviceArray<float> q_scales_;
 };
 
 }  // namespace deepflight::cuda_mla_decode

@@ -31,8 +31,10 @@ struct MlaDecodeProblem {
   const int32_t* slots = nullptr;          // [num_sequences]: rows of page_table
 
   // BF16 [num_tokens, num_heads, latent_dim + rope_dim]; the tensor core kernel wants a token's
-  // heads one after the other.
+  // heads one after the other. Of an e4m3 pool that one wants e4m3, with a scale a row: value =
+  // stored * query_scales [num_tokens, num_heads]. Null: BF16.
   const void* q = nullptr;
+  const float* query_scales = nullptr;
   int64_t q_stride = 0;
   int64_t q_head_stride = 0;
   void* out = nullptr;  // BF16 [num_tokens, num_heads, latent_dim]

@@ -12,15 +12,18 @@ constexpr int kResultStride = 128 * 2 + 16;
 constexpr int kResultBytes = kTileRows * kResultStride;
 static_assert(2 * kResultBytes <= kFp8PageBytes);
 
-// Zeros for a segment without pages, by 64 threads.
-__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int thread) {
-  wait_for_previous_kernel();
+// Zeros for a segment without pages, by a warp.
+__device__ inline void store_zeros(const Inputs& in, const Segment& segment, int lane) {
 #pragma unroll 1
   for (int row = 0; row < kTileRows; ++row) {
     uint8_t* out = row_results(in, segment, row);
-    if (out != nullptr) reinterpret_cast<uint4*>(out)[thread] = uint4{};
+    if (out == nullptr) continue;
+    reinterpret_cast<uint4*>(out)[lane] = uint4{};
+    reinterpret_cast<uint4*>(out)[lane + 32] = uint4{};
   }
-  if (segment.partial >= 0) in.lse[int64_t{segment.partial} * kTileRows + thread] = -INFINITY;
+  if (segment.partial < 0) return;
+  float* const lse = in.lse + int64_t{segment.partial} * kTileRows + lane;
+  lse[0] = lse[32] = -INFINITY;
 }
 
 // Two blocks of a warpgroup's sums, times its row's factor each, to rows of 128 columns in shared

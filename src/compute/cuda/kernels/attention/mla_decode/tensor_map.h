@@ -32,19 +32,20 @@ inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint3
                 swizzle, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-// BF16 [num_tokens * num_heads][576] by boxes of rows x columns: a token's heads lie one after the
-// other.
+// [num_tokens * num_heads][576] of BF16, or of e4m3 where there are scales, by boxes of 64 rows and
+// `columns`: a token's heads lie one after the other.
 inline bool encode_query_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint32_t columns,
-                             cuuint32_t rows, CUtensorMapSwizzle swizzle) {
+                             CUtensorMapSwizzle swizzle) {
+  const bool is_bf16 = p.query_scales == nullptr;
   const cuuint64_t dims[2] = {kTokenDim, static_cast<cuuint64_t>(p.num_tokens * p.num_heads)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(p.q_head_stride * 2)};
-  const cuuint32_t box[2] = {columns, rows};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(p.q_head_stride * (is_bf16 ? 2 : 1))};
+  const cuuint32_t box[2] = {columns, kTileRows};
   const cuuint32_t steps[2] = {1, 1};
   const TensorMapEncoder encode = tensor_map_encoder();
   return encode != nullptr &&
-         encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(p.q), dims, strides,
-                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+         encode(&map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
+                const_cast<void*>(p.q), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 

@@ -133,38 +133,64 @@ __device__ inline uint8_t* row_results(const Inputs& in, const Segment& segment,
                                     int64_t{head} * in.out_head_stride);
 }
 
+// Keys that rows of a segment see, counted from its first page's.
+struct RowLimits {
+  __device__ RowLimits(const Inputs& in, const Segment& segment) {
+    begin = segment.first_page * kPageTokens;
+    kv_end = segment.kv_len - begin;
+    first_key = in.first_key - begin;
+    least = of(in, segment, 0);
+  }
+  // The first key that the row does not see.
+  __device__ int of(const Inputs& in, const Segment& segment, int row) const {
+    const int query = min((segment.first_row() + row) / in.num_heads, segment.num_queries - 1);
+    return visible_tokens(segment.kv_len, segment.num_queries, query) - begin;
+  }
+  int begin;   // the first page's first
+  int kv_end;  // rows of pages from here on are undefined
+  int first_key;
+  int least;  // all rows see those before
+};
+
 // What a multiplying thread knows of its two rows in a segment.
-struct Rows {
-  __device__ Rows(const Inputs& in, const Segment& segment) {
+struct Rows : RowLimits {
+  __device__ Rows(const Inputs& in, const Segment& segment) : RowLimits(in, segment) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
     row = warp * 16 + lane / 4;
     key = lane % 4 * 2;
-    // Limits are counted from the segment's first page.
-    const int begin = segment.first_page * kPageTokens;
-    kv_end = segment.kv_len - begin;
-    first_key = in.first_key - begin;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int query =
-          min((segment.first_row() + row + 8 * r) / in.num_heads, segment.num_queries - 1);
-      limit[r] = visible_tokens(segment.kv_len, segment.num_queries, query) - begin;
-    }
-    least =
-        visible_tokens(segment.kv_len, segment.num_queries, segment.first_row() / in.num_heads) -
-        begin;
+    for (int r = 0; r < 2; ++r) limit[r] = of(in, segment, row + 8 * r);
   }
   int row, key;  // of this thread: first row, first column of scores
   int limit[2];
-  int least;   // of all rows
-  int kv_end;  // rows of pages from here on are undefined
-  int first_key;
 };
 
+// Where this thread's columns of scores want the offsets of its two rows, at least: `lead` below.
+__device__ inline void wanted_offsets(const float (&s)[32], const float (&scale)[2], float lead,
+                                      float (&next)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float found[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) found[i] = fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]);
+#pragma unroll
+    for (int i = 4; i > 0; i /= 2) {
+#pragma unroll
+      for (int j = 0; j < i; ++j) found[j] = fmaxf(found[j], found[j + i]);
+    }
+    next[r] = found[0] * scale[r] - lead;
+  }
+}
+// Of a row's four threads, the largest.
+__device__ inline float quad_max(float value) {
+  value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));
+  return fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 2));
+}
+
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
-// Weights are exp2(scale * score - offset). The offset follows the row's maximum, to `lead` below
-// it, only when that has risen by `slack`, so that outputs are seldom rescaled: weights stay below
-// 2^(lead + slack), and a row's largest is at least 2^lead.
+// Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
+// risen by 2^8, so that outputs are seldom rescaled: weights stay below that.
 struct RowState {
   float offset[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0.0f, 0.0f};  // of this thread's columns of this warpgroup's pages
@@ -184,31 +210,18 @@ struct RowState {
   }
 
   // Moves to where these scores want the offsets; returns as the other.
-  __device__ bool move(const float (&s)[32], const float (&scale)[2], float lead, float slack,
-                       float (&factor)[2]) {
+  __device__ bool move(const float (&s)[32], const float (&scale)[2], float (&factor)[2]) {
+    constexpr float kSlack = 8.0f;
     float next[2];
-    bool rises = false;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float found[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) found[i] = fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]);
-#pragma unroll
-      for (int i = 4; i > 0; i /= 2) {
-#pragma unroll
-        for (int j = 0; j < i; ++j) found[j] = fmaxf(found[j], found[j + i]);
-      }
-      next[r] = found[0] * scale[r] - lead;
-      rises |= next[r] > offset[r] + slack;
-    }
+    wanted_offsets(s, scale, 0.0f, next);
     // Seldom so: the row's other threads need not be asked.
-    if (!__any_sync(0xffffffffu, rises)) [[likely]]
+    if (!__any_sync(0xffffffffu, next[0] > offset[0] + kSlack || next[1] > offset[1] + kSlack))
+        [[likely]]
       return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
-      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 2));
-      if (!(next[r] > offset[r] + slack)) next[r] = offset[r];
+      next[r] = quad_max(next[r]);
+      if (!(next[r] > offset[r] + kSlack)) next[r] = offset[r];
     }
     return move(next, factor);
   }

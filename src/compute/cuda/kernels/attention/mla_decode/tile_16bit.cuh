@@ -16,7 +16,7 @@ constexpr int kHalfBoxes = 4;
 // Scores to weights below 2^8; returns as RowState::move().
 __device__ inline bool weigh(float (&s)[32], float scale, RowState& state, float (&factor)[2]) {
   const float scales[2] = {scale, scale};
-  const bool moved = state.move(s, scales, 0.0f, 8.0f, factor);
+  const bool moved = state.move(s, scales, factor);
   float totals[2][2] = {};  // several, so that additions need not wait for each other
 #pragma unroll
   for (int i = 0; i < 32; ++i) {

@@ -129,6 +129,39 @@ __device__ inline void part_columns(Values& values) {
   }
 }
 
+// Offsets of a thread's two rows, as RowState, of all pages of a segment. They move, to kLead below
+// a row's largest score, when one of the warp's rows has risen by kSlack: all rows then, as the
+// next of them would not be long in coming.
+struct RowOffsets {
+  float offset[2] = {-INFINITY, -INFINITY};
+
+  __device__ bool rises_to(const float (&next)[2]) const {
+    return __any_sync(0xffffffffu, next[0] > offset[0] + kSlack || next[1] > offset[1] + kSlack);
+  }
+  // Whether these scores, of any columns, want other offsets: the row's other threads need not be
+  // asked.
+  __device__ bool rises(const float (&s)[32], const float (&scale)[2]) const {
+    float next[2];
+    wanted_offsets(s, scale, kLead, next);
+    return rises_to(next);
+  }
+  // Moves if they do; true if older sums are to be multiplied by `factor`.
+  __device__ bool move(const float (&s)[32], const float (&scale)[2], float (&factor)[2]) {
+    float next[2];
+    wanted_offsets(s, scale, kLead, next);
+    if (!rises_to(next)) return false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      next[r] = fmaxf(quad_max(next[r]), offset[r]);
+      factor[r] = next[r] == -INFINITY ? 1.0f : exp2_fast(offset[r] - next[r]);
+      offset[r] = next[r];
+    }
+    return true;
+  }
+  // An exponent's subtrahend: the row may have seen no key yet.
+  __device__ float used(int r) const { return offset[r] == -INFINITY ? 0.0f : offset[r]; }
+};
+
 // Two weights to e4m3.
 __device__ inline uint16_t round_pair(float low, float high) {
   uint16_t bits;
@@ -138,10 +171,10 @@ __device__ inline uint16_t round_pair(float low, float high) {
 
 // Scores to rounded weights: words[2c + r] has row r's bytes 4 (lane % 4) to + 3 of chunk c.
 __device__ inline void round_weights(const float (&s)[32], const float (&scale)[2],
-                                     const RowState& state, uint32_t (&words)[8]) {
+                                     const RowOffsets& state, uint32_t (&words)[8]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float offset = state.used_offset(r);
+    const float offset = state.used(r);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       uint16_t pairs[2];
