@@ -102,11 +102,13 @@ class Costs {
     const auto nope = static_cast<double>(config_.qk_nope_head_dim);
     const auto v = static_cast<double>(config_.v_head_dim);
     const double pairs = rows * static_cast<double>(shape_.decode_context);
+    // An e4m3 cache takes e4m3 queries.
+    const double query_bytes = kv_token_bytes_ == token_dim ? 1 : 2;
     add({"attention/absorb_q", 1, 2 * rows * heads * nope * latent,
-         2 * heads * (nope * latent + rows * (nope + latent)), CostUnit::kBf16});
+         heads * (2 * nope * latent + rows * (2 * nope + query_bytes * latent)), CostUnit::kBf16});
     add({"attention/mla_decode", 1, 2 * pairs * heads * (token_dim + latent),
          static_cast<double>(shape_.decode_rows * shape_.decode_context) * kv_token_bytes_ +
-             2 * rows * heads * (token_dim + latent),
+             rows * heads * (query_bytes * token_dim + 2 * latent),
          CostUnit::kBf16});
     add({"attention/absorb_v", 1, 2 * rows * heads * v * latent,
          2 * heads * (v * latent + rows * (v + latent)), CostUnit::kBf16});
