@@ -11,8 +11,7 @@ namespace deepflight::cuda_mla_decode {
 constexpr int kFp8RopeOffset = 4 * kBoxBytes;
 constexpr int kFp8PageBytes = kFp8RopeOffset + kBoxBytes / 2;
 constexpr int kStages = 5;
-constexpr uint16_t kBoth = 3;   // blocks of a pair
-constexpr int kEarlyPages = 3;  // that come before the kernel before has ended
+constexpr uint16_t kBoth = 3;  // blocks of a pair
 
 struct Fp8Params {
   CUtensorMap wide, narrow;                  // [page][64][576], boxes 128 and 64 columns wide
@@ -146,7 +145,8 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
   }
 }
 
-// One warp: the pages. The first settled ones come before the kernel before this one has ended.
+// One warp: the pages. As many settled ones as the ring holds come before the kernel before this
+// one has ended.
 template <bool kPair>
 __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -165,7 +165,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
     // No block of another tile, or pair, wants the pages: L2 need not keep them (else 2 to 5 %
     // longer).
     const bool alone = segment.num_queries * p.in.num_heads <= kTileRows * (kPair ? 2 : 1);
-    const int early = begins ? min(segment.settled_pages(), kEarlyPages) : 0;
+    const int early = begins ? max(segment.settled_pages(), 0) : 0;
     begins = false;
 #pragma unroll 1
     for (int i = 0; i < segment.num_pages; ++i, stage = stage.next()) {
