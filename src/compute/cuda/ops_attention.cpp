@@ -96,6 +96,26 @@ struct AbsorbedQuery {
   }
 };
 
+// The nope columns of q times W_UK [heads][latent, nope], head by head.
+Bf16GemmProblem absorb_product(const MlaCall& call, const void* w_uk, const AbsorbedQuery& query) {
+  const KvUpWeight& up = call.kv_up;
+  Bf16GemmProblem product;
+  product.x = call.q.raw();
+  product.x_stride = call.q.stride(0);
+  product.x_batch_stride = call.q.stride(1);
+  product.w = w_uk;
+  product.w_stride = up.nope_dim;
+  product.w_batch_stride = up.latent_dim * up.nope_dim;
+  product.out = query.data;
+  product.out_stride = query.token_stride;
+  product.out_batch_stride = query.head_stride;
+  product.m = call.q.dim(0);
+  product.n = up.latent_dim;
+  product.k = up.nope_dim;
+  product.batch = up.num_heads;
+  return product;
+}
+
 cuda_mla_decode::MlaDecodeProblem decode_problem(const MlaCall& call) {
   const AttentionBatch& batch = call.batch;
   auto problem = attention_problem<cuda_mla_decode::MlaDecodeProblem>(call);
@@ -214,21 +234,7 @@ void CudaBackend::mla_absorbed(const MlaCall& call) {
                                      call.q.stride(1) * 2, rope_dim * 2, num_tokens * up.num_heads,
                                      cudaMemcpyDeviceToDevice, stream));
       }
-      Bf16GemmProblem product;
-      product.x = call.q.raw();
-      product.x_stride = call.q.stride(0);
-      product.x_batch_stride = call.q.stride(1);
-      product.w = weights.absorb_k.data();
-      product.w_stride = up.nope_dim;
-      product.w_batch_stride = up.latent_dim * up.nope_dim;
-      product.out = query.data;
-      product.out_stride = query.token_stride;
-      product.out_batch_stride = query.head_stride;
-      product.m = num_tokens;
-      product.n = up.latent_dim;
-      product.k = up.nope_dim;
-      product.batch = up.num_heads;
-      impl_->launch(impl_->main, product);
+      impl_->launch(impl_->main, absorb_product(call, weights.absorb_k.data(), query));
       problem.q = query.data;
       problem.q_stride = query.token_stride;
       problem.q_head_stride = query.head_stride;

@@ -22,13 +22,10 @@ namespace {
 void encode(CUtensorMap& map, CUtensorMapDataType type, int rank, const void* base,
             const cuuint64_t* dims, const cuuint64_t* strides, const cuuint32_t* box,
             CUtensorMapSwizzle swizzle) {
-  const cuuint32_t steps[3] = {1, 1, 1};
-  const TensorMapEncoder encoder = tensor_map_encoder();
-  if (encoder == nullptr) throw DeviceError("the driver has no cuTensorMapEncodeTiled");
-  const CUresult result =
-      encoder(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(base), dims, strides,
-              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode_tensor_map(map, type, rank, base, dims, strides, box, swizzle);
+  if (result == CUDA_ERROR_NOT_FOUND) {
+    throw DeviceError("the driver has no cuTensorMapEncodeTiled");
+  }
   CHECK(result == CUDA_SUCCESS, static_cast<int>(result), rank, dims[0], dims[1], box[0], box[1]);
 }
 

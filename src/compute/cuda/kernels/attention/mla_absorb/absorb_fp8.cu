@@ -15,6 +15,7 @@
 #include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/warp.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
 #include "compute/cuda/primitives/wgmma_16bit.cuh"
 #include "compute/cuda/runtime/tensor_map.h"
@@ -39,6 +40,12 @@ constexpr int kLargestBytes = (kGroups + 1) * kTileRows * 4;
 constexpr int kBarriers = kLargest + kStages * kLargestBytes;
 constexpr int kSharedBytes = kBarriers + (1 + kStages) * 8 + 1024;
 
+// Barriers: W_UK has come, and a stage of x.
+__device__ inline uint32_t w_full(uint32_t shared) { return shared + kBarriers; }
+__device__ inline uint32_t x_full(uint32_t shared, int stage) {
+  return shared + kBarriers + (1 + stage) * 8;
+}
+
 struct Params {
   CUtensorMap x;     // [token][head][128], boxes of 64 tokens and 64 columns
   CUtensorMap w_uk;  // [head][512][128], boxes of 256 rows and 64 columns
@@ -62,15 +69,6 @@ struct Power {
   float value, inverse;
 };
 
-template <int kCount>
-__device__ inline float largest_of_neighbours(float value) {
-#pragma unroll
-  for (int i = 1; i < kCount; i *= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, i));
-  }
-  return value;
-}
-
 // 64 columns of row r, 0 or 1, of a thread's two, times `by`, to e4m3: of the four threads that
 // share them, thread t gets columns 16 t to + 15.
 __device__ inline uint4 round_row(const float (&sums)[32], int r, float by) {
@@ -86,7 +84,7 @@ __device__ inline uint4 round_row(const float (&sums)[32], int r, float by) {
 }
 
 __device__ inline void load_x(const Params& p, uint32_t shared, int tile, int stage) {
-  const uint32_t full = shared + kBarriers + 8 + stage * 8;
+  const uint32_t full = x_full(shared, stage);
   barrier_arrive_expect(full, 2 * kXBoxBytes);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -127,12 +125,13 @@ __global__ void __launch_bounds__(kThreads, 1) absorb_kernel(const __grid_consta
   const int num_tiles = (p.num_tokens + kTileRows - 1) / kTileRows;
   const auto step = static_cast<int>(gridDim.y);
   if (thread == 0) {
-    for (int i = 0; i < 1 + kStages; ++i) barrier_init(shared + kBarriers + i * 8, 1);
+    barrier_init(w_full(shared), 1);
+    for (int i = 0; i < kStages; ++i) barrier_init(x_full(shared, i), 1);
     barrier_init_fence();
-    barrier_arrive_expect(shared + kBarriers, 2 * kHalfBytes);
+    barrier_arrive_expect(w_full(shared), 2 * kHalfBytes);
     for (int i = 0; i < 2 * kLatentDim / kBoxRows; ++i) {
       const int half = i / 2, first = i % 2 * kBoxRows;
-      load_box(shared + half * kHalfBytes + first * kBoxColumns * 2, &p.w_uk, shared + kBarriers,
+      load_box(shared + half * kHalfBytes + first * kBoxColumns * 2, &p.w_uk, w_full(shared),
                half * kBoxColumns, first, head);
     }
   }
@@ -145,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 1) absorb_kernel(const __grid_consta
       load_x(p, shared, first + i * step, i);
     }
   }
-  barrier_wait(shared + kBarriers, 0);
+  barrier_wait(w_full(shared), 0);
   // Eight threads have a row's rope; four, rows `row` and `row + 8` of a warp's block of 16.
   const int rope_row = thread / 8, part = thread % 8;
   const int row = thread / 32 % 4 * 16 + lane / 4;
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, 1) absorb_kernel(const __grid_consta
     if (begin + rope_row < p.num_tokens) {
       load8(p.rope + (begin + rope_row) * p.q_stride + head * p.q_head_stride + part * 8, rope);
     }
-    barrier_wait(shared + kBarriers + 8 + stage * 8, parity);
+    barrier_wait(x_full(shared, stage), parity);
     Sums sums;
     multiply(sums, shared, group, stage);
 
@@ -171,13 +170,13 @@ __global__ void __launch_bounds__(kThreads, 1) absorb_kernel(const __grid_consta
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      top[r] = largest_of_neighbours<4>(top[r]);
+      top[r] = warp_max<4>(top[r]);
       if (lane % 4 == 0) store_shared(largest + (group * kTileRows + row + 8 * r) * 4, top[r]);
     }
     float rope_top = 0.0f;
 #pragma unroll
     for (const float value : rope) rope_top = fmaxf(rope_top, fabsf(value));
-    rope_top = largest_of_neighbours<8>(rope_top);
+    rope_top = warp_max<8>(rope_top);
     if (part == 0) store_shared(largest + (kGroups * kTileRows + rope_row) * 4, rope_top);
     __syncthreads();  // the rows' largest are there, and x is read
     if (thread == 0 && tile + kStages * step < num_tiles) {
@@ -219,15 +218,11 @@ __global__ void __launch_bounds__(kThreads, 1) absorb_kernel(const __grid_consta
   }
 }
 
+// BF16, three dimensions, by boxes 128 bytes wide, swizzled.
 bool encode(CUtensorMap& map, const void* base, const cuuint64_t (&dims)[3],
             const cuuint64_t (&strides)[2], const cuuint32_t (&box)[3]) {
-  const cuuint32_t steps[3] = {1, 1, 1};
-  const TensorMapEncoder encoder = tensor_map_encoder();
-  return encoder != nullptr &&
-         encoder(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(base), dims, strides,
-                 box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, base, dims, strides, box,
+                           CU_TENSOR_MAP_SWIZZLE_128B) == CUDA_SUCCESS;
 }
 
 }  // namespace

@@ -18,18 +18,15 @@ inline bool encode_pool_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint3
                               static_cast<cuuint64_t>(p.num_pages)};
   const cuuint64_t strides[2] = {token_bytes, static_cast<cuuint64_t>(p.page_stride_bytes)};
   const cuuint32_t box[3] = {columns, kPageTokens, 1};
-  const cuuint32_t steps[3] = {1, 1, 1};
   // The L2 fetches more at once of pages that several blocks read (BF16, batch 64: 1% faster).
   // Those that one block reads would come 5% slower so.
   const CUtensorMapL2promotion promotion = p.num_heads > kTileRows
                                                ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B
                                                : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
   const char* base = static_cast<const char*>(p.pool) + p.layer_offset_bytes;
-  const TensorMapEncoder encode = tensor_map_encoder();
-  return encode != nullptr &&
-         encode(&map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
-                const_cast<char*>(base), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzle, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(
+             map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
+             base, dims, strides, box, swizzle, promotion) == CUDA_SUCCESS;
 }
 
 // [num_tokens * num_heads][576] of BF16, or of e4m3 where there are scales, by boxes of 64 rows and
@@ -40,13 +37,9 @@ inline bool encode_query_map(CUtensorMap& map, const MlaDecodeProblem& p, cuuint
   const cuuint64_t dims[2] = {kTokenDim, static_cast<cuuint64_t>(p.num_tokens * p.num_heads)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(p.q_head_stride * (is_bf16 ? 2 : 1))};
   const cuuint32_t box[2] = {columns, kTileRows};
-  const cuuint32_t steps[2] = {1, 1};
-  const TensorMapEncoder encode = tensor_map_encoder();
-  return encode != nullptr &&
-         encode(&map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
-                const_cast<void*>(p.q), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(
+             map, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
+             p.q, dims, strides, box, swizzle) == CUDA_SUCCESS;
 }
 
 }  // namespace deepflight::cuda_mla_decode

@@ -13,6 +13,7 @@
 #include "compute/cuda/primitives/quad.cuh"
 #include "compute/cuda/primitives/shared_memory.cuh"
 #include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/warp.cuh"
 #include "compute/cuda/primitives/wgmma.cuh"
 
 namespace deepflight::cuda_mla_decode {
@@ -182,11 +183,6 @@ __device__ inline void wanted_offsets(const float (&s)[32], const float (&scale)
     next[r] = found[0] * scale[r] - lead;
   }
 }
-// Of a row's four threads, the largest.
-__device__ inline float quad_max(float value) {
-  value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));
-  return fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 2));
-}
 
 // Running softmax of a thread's two rows (8 apart), of which three neighbours hold other columns.
 // Weights are exp2(scale * score - offset). The offset follows the row's maximum only when that has
@@ -220,7 +216,7 @@ struct RowState {
       return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      next[r] = quad_max(next[r]);
+      next[r] = warp_max<4>(next[r]);
       if (!(next[r] > offset[r] + kSlack)) next[r] = offset[r];
     }
     return move(next, factor);

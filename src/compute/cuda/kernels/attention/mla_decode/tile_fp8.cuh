@@ -152,7 +152,7 @@ struct RowOffsets {
     if (!rises_to(next)) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      next[r] = fmaxf(quad_max(next[r]), offset[r]);
+      next[r] = fmaxf(warp_max<4>(next[r]), offset[r]);
       factor[r] = next[r] == -INFINITY ? 1.0f : exp2_fast(offset[r] - next[r]);
       offset[r] = next[r];
     }

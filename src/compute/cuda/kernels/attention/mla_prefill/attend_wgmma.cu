@@ -420,13 +420,8 @@ bool encode_map(CUtensorMap& map, const void* base, int64_t width, int64_t num_h
   const cuuint64_t strides[2] = {static_cast<cuuint64_t>(head_stride * 2),
                                  static_cast<cuuint64_t>(row_stride * 2)};
   const cuuint32_t box[3] = {64, 1, 128};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  const TensorMapEncoder encode = tensor_map_encoder();
-  return encode != nullptr &&
-         encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(base), dims, strides,
-                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, base, dims, strides, box,
+                           CU_TENSOR_MAP_SWIZZLE_128B) == CUDA_SUCCESS;
 }
 
 }  // namespace
