@@ -61,6 +61,27 @@ __device__ inline uint32_t wait_for_word(uint32_t shared, uint32_t bit) {
   return word;
 }
 
+// `bytes` of this block, a multiple of 16, to an address_in_block(), by the copy engine; they
+// complete on a barrier there.
+__device__ inline void copy_to_block(uint32_t target, uint32_t shared, uint32_t bytes,
+                                     uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(target),
+      "r"(shared), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// A value to an address_in_block(), which counts as four bytes on a barrier there. (A release of
+// plain stores to the cluster would wait for all of the thread's memory accesses.)
+__device__ inline void send_to_block(uint32_t target, float value, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
+          target),
+      "f"(value), "r"(barrier)
+      : "memory");
+}
+
 __device__ inline float4 load_cluster_float4(uint32_t address) {
   float4 v;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"

@@ -33,6 +33,20 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// The same where long waits are usual: the warp sleeps for up to ten milliseconds at a time, where
+// barrier_wait() asks every hundred cycles or two, which takes power.
+__device__ inline void barrier_sleep(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 10000000;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 // Whether it need not be waited for: asked ahead, as an answer takes some 40 cycles.
 __device__ inline bool barrier_test(uint32_t barrier, uint32_t parity) {
   uint32_t done;

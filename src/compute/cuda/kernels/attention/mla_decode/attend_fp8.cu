@@ -1,11 +1,13 @@
 // Attention over e4m3 pages of 512 + 64 on Hopper's FP8 products, of pages as they lie in the pool.
 // A block holds 64 query rows and walks its pages, which come through a ring. One warpgroup weighs:
 // it scores a page and leaves its weights in the place of the page's rope. Two warpgroups sum, 256
-// output columns each. Of the last four warps one copies, one makes weights known to products, and
-// two tell those who sum what a segment is. Outputs are summed transposed, [column][row]: FP8
-// products want both operands along k, keys here, and values lie across. So values are the left
-// operand, which may come out of registers: a transposing load takes pairs of columns, and two
-// permutations make four keys of one column. Their order within 32 keys is the accumulators' own:
+// output columns each. Of the last four warps one copies pages, one queries, one makes weights
+// known to products, and one tells what a segment is.
+//
+// Outputs are summed transposed, [column][row]: FP8 products want both operands along k, keys here,
+// and values lie across. So values are the left operand, which may come out of registers: a
+// transposing load takes pairs of columns, and two permutations make four keys of one column. Their
+// order within 32 keys is the accumulators' own:
 //
 //     byte 16 h + 4 t + 2 b + e holds key 16 h + 8 b + 2 t + e
 //
@@ -13,6 +15,11 @@
 // of the pool go into the softmax and the outputs; sums are of the rounded weights. The tensor
 // cores keep about 14 bits of a sum and truncate, so they sum one page, and floats are added
 // outside.
+//
+// With 128 heads the two tiles of a token are a pair of blocks, which walk the same pages. Each
+// weighs its own rows and sums half of the columns for both: weights go to the other block too, so
+// that columns are transposed once for two products, and a page's other half is of no use once it
+// is scored.
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
@@ -32,6 +39,7 @@ static_assert(2 * kSumRegisters + kWeighRegisters + kCopyRegisters == 4 * 128);
 struct Weighing {
   const Fp8Params& p;
   const Fp8Shared& shared;
+  const Fp8Shared& other;   // of a pair's other block
   const Fp8Operands pages;  // of place 0
   const WeightMatrix ones;
   const uint32_t warp;
@@ -40,18 +48,19 @@ struct Weighing {
   uint32_t read_parity = 0;  // of rope_read()
   Turn turn;                 // of the segment
   uint32_t odd = 0;          // it is the second, the fourth, ...
-  // Of the segment: limits of all rows, of this thread's two what makes scores of products,
-  // offsets, and of one of them the sum of its weights.
-  int least, first_key;
+  // Of the segment: pages of which all rows see all keys, and the first key; of this thread's two
+  // rows what makes scores of products, offsets, and of one of them the sum of its weights.
+  int first_plain, num_plain, first_key;
   float scale[2];
   RowOffsets state;
   float sum;
   HeldQueries held;
   Counts counts;
 
-  __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory)
+  __device__ Weighing(const Fp8Params& params, const Fp8Shared& memory, const Fp8Shared& others)
       : p(params),
         shared(memory),
+        other(others),
         pages(memory.page(0)),
         ones(memory.ones()),
         warp(uniform(threadIdx.x / 32 % 4)) {}
@@ -67,8 +76,9 @@ struct Weighing {
     const Fp8Shared::Told told = shared.told_of(turn.index);
     const int num_pages = static_cast<int>(uniform(told.num_pages));
     if (num_pages == 0) return 0;
-    least = static_cast<int>(uniform(told.least));
     first_key = static_cast<int>(uniform(told.first_key));
+    first_plain = (max(first_key, 0) + kPageTokens - 1) / kPageTokens;
+    num_plain = static_cast<int>(uniform(told.least)) / kPageTokens - first_plain;
     const uint32_t scales = shared.query_scales(odd) + row() * 4;
     scale[0] = p.in.score_scale * load_shared(scales);
     scale[1] = p.in.score_scale * load_shared(scales + 32);
@@ -93,15 +103,19 @@ struct Weighing {
   }
 
   // Waits for a page's scores and starts to sum the weights of the one before.
+  template <bool kPair>
   __device__ void take_scores(float (&s)[32]) {
     wgmma_wait<0>();
     pin(s);
-    if (elect_lane()) barrier_arrive(shared.rope_read());
+    if (elect_lane()) {
+      barrier_arrive(shared.rope_read());
+      if (kPair) cluster_barrier_arrive(other.room(stage.index));
+    }
     counts.issue(ones);
   }
-  // All rows see all keys of a page that begins with this one.
-  __device__ bool is_plain(int begin) const {
-    return begin + kPageTokens <= least && begin >= first_key;
+  // All rows see all keys of a page.
+  __device__ bool is_plain(int page_idx) const {
+    return page_idx >= first_plain && page_idx - first_plain < num_plain;
   }
   // Scores of keys that rows do not see become -inf.
   __device__ void mask(float (&s)[32], int begin) const {
@@ -114,10 +128,10 @@ struct Weighing {
   // Masks a page's scores and lets offsets follow them; true if they have moved. What is seldom to
   // be done stands behind one branch, as what is jumped over has to be fetched.
   __device__ bool follow(float (&s)[32], int page_idx) {
-    const int begin = page_idx * kPageTokens;
-    if (!state.rises(s, scale) && is_plain(begin)) [[likely]]
+    const bool plain = is_plain(page_idx);
+    if (!state.rises(s, scale) & plain) [[likely]]
       return false;
-    if (!is_plain(begin)) mask(s, begin);
+    if (!plain) mask(s, page_idx * kPageTokens);
     float factor[2];
     if (!state.move(s, scale, factor)) return false;
     sum *= counts.own(factor[0], factor[1]);
@@ -136,7 +150,7 @@ struct Weighing {
     __syncwarp();
     store_weights(counts.weights, shared.weights(stage.index));
     if (elect_lane()) {
-      store_shared_byte(shared.moved(stage.index) + warp, moved ? 1 : 0);
+      store_shared_byte(shared.moved_of(shared.factors(stage.index)) + warp, moved ? 1 : 0);
     }
     __syncwarp();
     if (elect_lane()) barrier_arrive(shared.stored(stage.index));
@@ -144,19 +158,29 @@ struct Weighing {
   }
 
   // The segment has all its weights: what becomes of its rows' sums.
+  template <bool kPair>
   __device__ void end() {
     counts.issue(ones);
     counts.add_to(sum);
     if (key() < 4) {
       const uint32_t at = (row() + (counts.is_odd ? 8 : 0)) * 4;
-      store_shared(shared.result_factors(turn.index) + at,
-                   sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f);
+      const float factor = sum > 0.0f ? __fdividef(p.in.output_scale, sum) : 0.0f;
+      store_shared(shared.result_factors(turn.index) + at, factor);
+      if (kPair) {
+        send_to_block(other.result_factors(turn.index, true) + at, factor,
+                      other.other_counted(turn.index));
+      }
       store_shared(
           shared.lses(odd) + at,
           sum > 0.0f ? counts.own(state.offset[0], state.offset[1]) + log2f(sum) : -INFINITY);
     }
     __syncwarp();
-    if (elect_lane()) barrier_arrive(shared.counted(turn.index));
+    if (elect_lane()) {
+      barrier_arrive(shared.counted(turn.index));
+      if (kPair && warp == 0) {
+        barrier_arrive_expect(shared.other_counted(turn.index), Fp8Shared::kRowBytes);
+      }
+    }
     turn = turn.next();
     odd ^= 1;
   }
@@ -164,9 +188,10 @@ struct Weighing {
 
 // Page `i` of the segment, whose scores are under way, while the tensor cores score the next: half
 // of it beside the search for maxima, half beside exponentials.
+template <bool kPair>
 __device__ __forceinline__ void weigh_page(Weighing& w, int i, float (&s)[32], float (&next)[32]) {
   const Fp8Operands queries(w.shared.query());
-  w.take_scores(s);
+  w.take_scores<kPair>(s);
   w.await(w.stage.next());
   w.counts.add_to(w.sum);
   w.issue<0>(next, queries, w.stage.next());
@@ -176,8 +201,9 @@ __device__ __forceinline__ void weigh_page(Weighing& w, int i, float (&s)[32], f
   w.has_come = barrier_test(w.shared.full(coming.index), coming.parity);
   w.leave_weights(s, moved, barrier_test(w.shared.rope_read(), w.read_parity));
 }
+template <bool kPair>
 __device__ __forceinline__ void weigh_last_page(Weighing& w, int i, float (&s)[32]) {
-  w.take_scores(s);
+  w.take_scores<kPair>(s);
   if (elect_lane()) barrier_arrive(w.shared.query_read());
   w.counts.add_to(w.sum);
   const bool moved = w.follow(s, i);
@@ -185,8 +211,9 @@ __device__ __forceinline__ void weigh_last_page(Weighing& w, int i, float (&s)[3
 }
 
 // One warpgroup: scores and weights of all pages.
-__device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
-  Weighing w(p, shared);
+template <bool kPair>
+__device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared, const Fp8Shared& other) {
+  Weighing w(p, shared, other);
   float s[2][32];
   while (const int num_pages = w.begin()) {
     const Fp8Operands queries(shared.query());
@@ -196,35 +223,48 @@ __device__ void weigh_pages(const Fp8Params& p, const Fp8Shared& shared) {
     int i = 0;
 #pragma unroll 1
     for (; i + 2 < num_pages; i += 2) {
-      weigh_page(w, i, s[0], s[1]);
-      weigh_page(w, i + 1, s[1], s[0]);
+      weigh_page<kPair>(w, i, s[0], s[1]);
+      weigh_page<kPair>(w, i + 1, s[1], s[0]);
     }
     if (i + 2 == num_pages) {
-      weigh_page(w, i++, s[0], s[1]);
+      weigh_page<kPair>(w, i++, s[0], s[1]);
       wgmma_wait<0>();
       pin(s[1]);
 #pragma unroll
       for (int k = 0; k < 32; ++k) s[0][k] = s[1][k];
     }
-    weigh_last_page(w, i, s[0]);
-    w.end();
+    weigh_last_page<kPair>(w, i, s[0]);
+    w.end<kPair>();
   }
 }
 
 // One warp: makes weights known to products, as the fence would hold up those who weigh. (It may
-// stand anywhere on the way from the stores to the products: PTX ISA, memory consistency model.)
-__device__ void publish_weights(const Fp8Shared& shared) {
+// stand anywhere on the way from the stores to the products: PTX ISA, memory consistency model.) To
+// a pair's other block it copies them, with the rows' factors, as soon as that has room.
+template <bool kPair>
+__device__ void publish_weights(const Fp8Shared& shared, const Fp8Shared& other, int rank) {
   Stage stage;
 #pragma unroll 1
   for (Turn turn;; turn = turn.next()) {
-    barrier_wait(shared.told(turn.index), turn.parity);
+    barrier_sleep(shared.told(turn.index), turn.parity);
     const int num_pages = shared.told_of(turn.index).num_pages;
     if (num_pages == 0) break;
 #pragma unroll 1
     for (int rest = num_pages; rest > 0; --rest, stage = stage.next()) {
-      barrier_wait(shared.stored(stage.index), stage.parity);
+      barrier_sleep(shared.stored(stage.index), stage.parity);
       async_proxy_fence();
-      if (elect_lane()) barrier_arrive(shared.weighed(stage.index));
+      if (elect_lane()) {
+        barrier_arrive(shared.weighed(stage.index));
+        if (kPair) {
+          barrier_arrive_expect(shared.come(stage.index), Fp8Shared::kIncomingBytes);
+          barrier_sleep(shared.room(stage.index), stage.parity);
+          const uint32_t target = other.incoming(stage.index, rank ^ 1);
+          const uint32_t come = other.come(stage.index);
+          copy_to_block(target, shared.weights(stage.index), Fp8Shared::kWeightBytes, come);
+          copy_to_block(target + Fp8Shared::kWeightBytes, shared.factors(stage.index),
+                        Fp8Shared::kFactorBytes, come);
+        }
+      }
       __syncwarp();
     }
   }
@@ -245,9 +285,18 @@ __device__ void tell_rows(const Fp8Params& p, const Fp8Shared& shared, const Seg
   }
 }
 
+// How many bytes after results of this block's rows those of a pair's other block lie: its tile is
+// the other half of the same token.
+__device__ inline int64_t results_to_other(const Inputs& in, const Segment& segment, int rank) {
+  const int64_t bytes = 2 * (segment.partial >= 0 ? int64_t{2} * kTileRows * kLatentDim
+                                                  : kTileRows * in.out_head_stride);
+  return rank == 0 ? bytes : -bytes;
+}
+
 // One warp: tells what a segment is while the one before is weighed, as others have no time to read
 // records, and leaves split rows' log-sum-exps.
-__device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
+template <bool kPair>
+__device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared, int rank) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Turn turn, before;
   uint32_t odd = 0;
@@ -267,8 +316,9 @@ __device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
       const RowLimits limits(p.in, segment);
       tell_rows(p, shared, segment, limits, turn.index, odd);
       if (lane == 0) {
-        shared.tell(turn.index, {segment.num_pages, limits.kv_end, limits.least, limits.first_key,
-                                 segment.partial >= 0});
+        shared.tell(turn.index,
+                    {segment.num_pages, limits.kv_end, limits.least, limits.first_key,
+                     segment.partial >= 0, 0, kPair ? results_to_other(p.in, segment, rank) : 0});
       }
     } else if (lane == 0) {
       shared.tell(turn.index, {});
@@ -276,7 +326,7 @@ __device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
     __syncwarp();
     if (elect_lane()) barrier_arrive(shared.told(turn.index));
     if (!begins) {
-      barrier_wait(shared.counted(before.index), before.parity);
+      barrier_sleep(shared.counted(before.index), before.parity);
       if (partial >= 0) {
         float* const lse = p.in.lse + int64_t{partial} * kTileRows + lane;
         lse[0] = load_shared(shared.lses(odd ^ 1) + lane * 4);
@@ -292,18 +342,28 @@ __device__ void tell_segments(const Fp8Params& p, const Fp8Shared& shared) {
   }
 }
 
-// What a summing warpgroup carries along.
+// What a summing warpgroup carries along. It has 256 columns of 64 rows, from box() on; in a pair
+// 128 of both blocks' rows.
+template <bool kPair>
 struct Summing {
+  static constexpr int kBoxes = kPair ? 1 : 2;
   const Fp8Shared& shared;
-  const WeightMatrix weights;  // of place 0
-  const int half;
+  const WeightMatrix weights, incoming;  // of place 0
+  const uint32_t other_factors;          // of place 0
   const uint32_t values_at;
   Stage stage{};
   bool is_weighed = false;  // the next page
   Values values;            // of the next block
 
-  __device__ Summing(const Fp8Shared& memory, int which)
-      : shared(memory), weights(memory.weights(0)), half(which), values_at(values_offset(which)) {}
+  __device__ Summing(const Fp8Shared& memory, int half, int rank)
+      : shared(memory),
+        weights(memory.weights(0)),
+        incoming(memory.incoming(0, rank)),
+        other_factors(uniform(memory.incoming(0, rank) + Fp8Shared::kWeightBytes)),
+        values_at(values_offset(kPair ? rank * 2 + half : half * 2)) {}
+  // The first box of columns, and which of the block's two warpgroups this is; seen by values_at.
+  __device__ int box() const { return static_cast<int>(lane_offset() / kBoxBytes); }
+  __device__ int half() const { return kPair ? box() % 2 : box() / 2; }
   // values_at, opaque: what follows from it, its sums with blocks too, is made anew, not kept in
   // registers.
   __device__ uint32_t lane_offset() const {
@@ -314,10 +374,8 @@ struct Summing {
   __device__ void load(int block) {
     load_values(values, shared.page(stage.index), lane_offset(), block);
   }
-  // Of this thread's rows: where the page's factors for them begin. (lane % 4 * 8, in values_at.)
-  __device__ uint32_t factors(int index) const {
-    return shared.factors(index) + (lane_offset() >> 4 & 24);
-  }
+  // Of this thread's rows: where a page's factors for them begin. (lane % 4 * 8, in values_at.)
+  __device__ uint32_t own(uint32_t factors) const { return factors + (lane_offset() >> 4 & 24); }
   // This thread is its warp's first: seen by values_at, as a thread's index takes 60 cycles to
   // come.
   __device__ bool is_first() const { return (values_at & 31 * 128) == 0; }
@@ -325,24 +383,40 @@ struct Summing {
   __device__ void await_page(int count) {
     barrier_wait(shared.full(stage.index), stage.parity);
     if (count < kPageTokens) {
-      clear_keys(shared, stage.index, half, count);
-      named_sync<kWarpgroup>(kOwn + 1 + half);
+      clear_keys<kBoxes>(shared.page(stage.index) + box() * kBoxBytes, count);
+      named_sync<kWarpgroup>(kOwn + 1 + half());
     }
   }
 };
 
 // A page's part of the outputs. If another `follows`, `count` of its keys are defined; if none
-// does, the page's place is kept, and what is loaded ahead is of no use.
-__device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Outputs& o) {
+// does, the page's place is kept, and what is loaded ahead is of no use. In a pair a block's
+// columns are summed for its own rows and then, with the other block's weights, for those of the
+// other.
+template <bool kPair>
+__device__ __forceinline__ void sum_page(Summing<kPair>& w, bool follows, int count, Outputs& o) {
+  constexpr int kRowTiles = kPair ? 2 : 1, kColumns = 4 / kRowTiles;
   const Stage stage = w.stage;
   float sum[32];
+  bool has_come = false;
   if (!w.is_weighed) barrier_wait(w.shared.weighed(stage.index), stage.parity);
-  const uint32_t moved = load_shared_word(w.shared.moved(stage.index));
+  const auto factors_of = [&](bool other) {
+    return other ? w.other_factors + stage.index * kFp8PageBytes : w.shared.factors(stage.index);
+  };
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
-    part_columns(w.values);
-    issue_outputs(sum, w.values, w.weights, stage.index);
-    if (m == 0) rescale(o, w.factors(stage.index), moved);
+    const bool other = m % kRowTiles == 1;
+    Block& block = o[(other ? kColumns : 0) + m / kRowTiles];
+    if (m == 1 && kPair && !has_come) barrier_wait(w.shared.come(stage.index), stage.parity);
+    const uint32_t moved =
+        m < kRowTiles ? load_shared_word(w.shared.moved_of(factors_of(other))) : 0;
+    if (!other) part_columns(w.values);
+    issue_outputs(sum, w.values, other ? w.incoming : w.weights, stage.index);
+    if (m == 0) {
+      rescale<0, kColumns>(o, w.own(factors_of(false)), moved);
+      if (kPair) has_come = barrier_test(w.shared.come(stage.index), stage.parity);
+    }
+    if (m == 1 && kPair) rescale<2, 2>(o, w.own(factors_of(true)), moved);
     if (m == 3) {
       w.stage = stage.next();
       if (follows) w.await_page(count);
@@ -352,17 +426,18 @@ __device__ __forceinline__ void sum_page(Summing& w, bool follows, int count, Ou
     pin(sum);
     pin(w.values[0]);
     pin(w.values[1]);
-    w.load((m + 1) % 4);
+    if (!kPair || other) w.load((m / kRowTiles + 1) % kColumns);
     if (m == 3 && follows && w.is_first()) barrier_arrive(w.shared.empty(stage.index));
 #pragma unroll
-    for (int i = 0; i < 32; ++i) o[m][i] += sum[i];
-    pin(o[m]);
+    for (int i = 0; i < 32; ++i) block[i] += sum[i];
+    pin(block);
   }
 }
 
-// Two warpgroups, 256 columns each: the outputs.
-__device__ void sum_pages(const Fp8Shared& shared, int half) {
-  Summing w(shared, half);
+// Two warpgroups: the outputs.
+template <bool kPair>
+__device__ void sum_pages(const Fp8Shared& shared, int half, int rank) {
+  Summing<kPair> w(shared, half, rank);
   Outputs o;
 #pragma unroll 1
   for (Turn turn;; turn = turn.next()) {
@@ -382,16 +457,19 @@ __device__ void sum_pages(const Fp8Shared& shared, int half) {
     }
     barrier_wait(shared.counted(turn.index), turn.parity);
     named_sync<2 * kWarpgroup>(kBothSummed);
-    store_outputs(shared, turn.index, half, w.stage.last(), o);
+    store_outputs<kPair>(shared, turn, w.half(), w.box(), w.stage.last(), o);
   }
 }
 
-// kPair: in clusters of two blocks, which walk the same pages.
+// kPair: in clusters of two blocks, which walk the same pages with the two tiles of a token.
 template <bool kPair>
 __global__ void __launch_bounds__(kFp8Threads, 1)
     attend_fp8_kernel(const __grid_constant__ Fp8Params p) {
-  extern __shared__ uint8_t memory[];
-  const Fp8Shared shared = {(shared_address(memory) + 1023) / 1024 * 1024};
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const Fp8Shared shared = {shared_address(memory)};
+  if (shared.base % 1024 != 0) __trap();  // there is no room to align it
+  const int rank = kPair ? static_cast<int>(uniform(cluster_rank())) : 0;
+  const Fp8Shared other = {kPair ? uniform(address_in_block(shared.base, rank ^ 1)) : 0};
   if (threadIdx.x == 0) {
     prefetch_map(&p.wide);
     prefetch_map(&p.narrow);
@@ -403,12 +481,15 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
       barrier_init(shared.stored(stage), 4);
       barrier_init(shared.weighed(stage), 1);
       barrier_init(shared.ready(stage), 1);
+      barrier_init(shared.room(stage), 4);
+      barrier_init(shared.come(stage), 1);
     }
     barrier_init(shared.rope_read(), 4);
     barrier_init(shared.query_full(), 1);
     barrier_init(shared.query_read(), 4);
     for (int turn = 0; turn < Fp8Shared::kTurns; ++turn) {
       barrier_init(shared.counted(turn), 4);
+      barrier_init(shared.other_counted(turn), 1);
       barrier_init(shared.told(turn), 1);
     }
     barrier_init_fence();
@@ -422,22 +503,23 @@ __global__ void __launch_bounds__(kFp8Threads, 1)
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp < 8) {
     raise_registers<kSumRegisters>();
-    sum_pages(shared, warp / 4);
+    sum_pages<kPair>(shared, warp / 4, rank);
   } else if (warp < 12) {
     raise_registers<kWeighRegisters>();
-    weigh_pages(p, shared);
+    weigh_pages<kPair>(p, shared, other);
   } else {
     lower_registers<kCopyRegisters>();
     if (warp == 12) {
-      load_ring<kPair>(p, shared);
+      load_ring<kPair>(p, shared, other, rank);
     } else if (warp == 13) {
-      publish_weights(shared);
+      publish_weights<kPair>(shared, other, rank);
     } else if (warp == 14) {
       load_queries(p, shared);
     } else {
-      tell_segments(p, shared);
+      tell_segments<kPair>(p, shared, rank);
     }
   }
+  if (kPair) cluster_meet();  // the other block has what was copied to it out of here
 }
 
 }  // namespace

@@ -27,14 +27,14 @@ struct Fp8Shared {
   static constexpr int kTurns = kStages + 2;
   static constexpr int kOnes = (1 + kStages) * kFp8PageBytes;
   static constexpr int kBarriers = kOnes + 8 * 64;
-  static constexpr int kRows = kBarriers + 512;
-  static_assert((5 * kStages + 2 * kTurns + 3) * 8 <= kRows - kBarriers);
+  static constexpr int kRows = kBarriers + (7 * kStages + 3 * kTurns + 4) * 8;
   static constexpr int kRowBytes = kTileRows * 4;
-  static constexpr int kMoved = kRows + (6 + kStages + kTurns) * kRowBytes;
-  static constexpr int kTold = kMoved + 32;
-  static_assert(kStages * 4 <= kTold - kMoved);
+  static constexpr int kFactors = kRows + (4 + 2 * kTurns) * kRowBytes;
+  static constexpr int kFactorBytes = kRowBytes + 16;
+  static constexpr int kTold = kFactors + kStages * kFactorBytes;
   static constexpr int kResults = kTold + kTurns * 32;
-  static constexpr int kBytes = kResults + kTurns * kTileRows * 8 + 1024;  // and room to align
+  static constexpr int kBytes = kResults + kTurns * kTileRows * 8;
+  static_assert(kRows % 16 == 0 && kBytes <= 227 * 1024);
 
   uint32_t base;
   __device__ uint32_t query() const { return base; }
@@ -42,6 +42,15 @@ struct Fp8Shared {
   __device__ uint32_t page(int stage) const { return base + page_offset(stage); }
   // Of a page's weights, where its rope was: [64 rows][64 keys].
   __device__ uint32_t weights(int stage) const { return page(stage) + kFp8RopeOffset; }
+  // In a pair, whose blocks sum half of the columns each (boxes 2 rank and 2 rank + 1), once a
+  // page's scores are taken: the other block's weights, in the half that this one does not sum, and
+  // behind them its factors().
+  static constexpr int incoming_offset(int rank) { return (1 - rank) * 2 * kBoxBytes; }
+  __device__ uint32_t incoming(int stage, int rank) const {
+    return page(stage) + incoming_offset(rank);
+  }
+  static constexpr int kWeightBytes = kBoxBytes / 2;
+  static constexpr int kIncomingBytes = kWeightBytes + kFactorBytes;
   // Eight rows of 64, e4m3.
   __device__ uint32_t ones() const { return base + kOnes; }
 
@@ -53,32 +62,44 @@ struct Fp8Shared {
   __device__ uint32_t weighed(int stage) const { return barrier(3 * kStages + stage); }
   // The other block of a pair has room in this place.
   __device__ uint32_t ready(int stage) const { return barrier(4 * kStages + stage); }
-  // Of a segment: all may know what it is, and its weights are summed.
-  __device__ uint32_t told(int turn) const { return barrier(5 * kStages + turn); }
-  __device__ uint32_t counted(int turn) const { return barrier(5 * kStages + kTurns + turn); }
+  // It has taken the page's scores, and its weights have come.
+  __device__ uint32_t room(int stage) const { return barrier(5 * kStages + stage); }
+  __device__ uint32_t come(int stage) const { return barrier(6 * kStages + stage); }
+  // Of a segment: all may know what it is, and its weights are summed, the other block's too.
+  __device__ uint32_t told(int turn) const { return barrier(7 * kStages + turn); }
+  __device__ uint32_t counted(int turn) const { return barrier(7 * kStages + kTurns + turn); }
+  __device__ uint32_t other_counted(int turn) const {
+    return barrier(7 * kStages + 2 * kTurns + turn);
+  }
   // All warps that weigh have a page's scores, so that its rope is free.
-  __device__ uint32_t rope_read() const { return barrier(5 * kStages + 2 * kTurns); }
+  __device__ uint32_t rope_read() const { return barrier(7 * kStages + 3 * kTurns); }
   // The queries have come, and no score wants them any more.
-  __device__ uint32_t query_full() const { return barrier(5 * kStages + 2 * kTurns + 1); }
-  __device__ uint32_t query_read() const { return barrier(5 * kStages + 2 * kTurns + 2); }
+  __device__ uint32_t query_full() const { return barrier(7 * kStages + 3 * kTurns + 1); }
+  __device__ uint32_t query_read() const { return barrier(7 * kStages + 3 * kTurns + 2); }
 
-  // Of rows of a segment, every other in the same place: what scales the queries, and the first
-  // key, counted from its first page's, that they do not see. log2 of their sums of exponentials.
+  // Of rows of a segment, every other in the same place: what scales the queries, at its end log2
+  // of their sums of exponentials in the same place, and the first key, counted from its first
+  // page's, that they do not see.
   __device__ uint32_t query_scales(uint32_t odd) const { return rows(static_cast<int>(odd)); }
   __device__ uint32_t limits(uint32_t odd) const { return rows(2 + static_cast<int>(odd)); }
-  __device__ uint32_t lses(uint32_t odd) const { return rows(4 + static_cast<int>(odd)); }
-  // By which rows' offsets moved at this page. moved(): four bytes, one a warp: not zero if a
-  // factor is not one.
-  __device__ uint32_t factors(int stage) const { return rows(6 + stage); }
-  __device__ uint32_t moved(int stage) const { return base + kMoved + stage * 4; }
-  // Of a segment's rows: by what sums become results, and where they go.
-  __device__ uint32_t result_factors(int turn) const { return rows(6 + kStages + turn); }
+  __device__ uint32_t lses(uint32_t odd) const { return query_scales(odd); }
+  // By which rows' offsets moved at this page; behind them (moved_of) four bytes, one a warp: not
+  // zero if a factor is not one.
+  __device__ uint32_t factors(int stage) const { return base + kFactors + stage * kFactorBytes; }
+  static __device__ uint32_t moved_of(uint32_t factors) { return factors + kRowBytes; }
+  // Of a segment's rows: by what sums become results, and where they go. `other`: rows of a pair's
+  // other block.
+  __device__ uint32_t result_factors(int turn, bool other = false) const {
+    return rows(4 + (other ? kTurns : 0) + turn);
+  }
   __device__ uint32_t result_rows(int turn) const { return base + kResults + turn * kTileRows * 8; }
 
   // What a segment is. No pages: there are no more segments. Keys are counted from the first
-  // page's; all rows see those before `least`.
+  // page's; all rows see those before `least`. Results of a pair's other block lie so many bytes
+  // after this one's.
   struct Told {
-    int num_pages, num_keys, least, first_key, is_partial, unused[3];
+    int num_pages, num_keys, least, first_key, is_partial, unused;
+    int64_t to_other;
   };
   __device__ void tell(int turn, const Told& what) const {
     const uint32_t at = base + kTold + turn * 32;
@@ -113,15 +134,15 @@ using Turn = Cycle<Fp8Shared::kTurns>;  // a segment that has pages
 // A page; of a pair's blocks, which walk the same pages, each brings half of its boxes to both,
 // once both have room. `turn`: the parity of the place's pages. `alone`: L2 need not keep it.
 template <bool kPair>
-__device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, int page,
-                                 const Stage& stage, uint32_t turn, bool alone, uint64_t once) {
+__device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared,
+                                 const Fp8Shared& other, int rank, int page, const Stage& stage,
+                                 uint32_t turn, bool alone, uint64_t once) {
   const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
-  barrier_wait(shared.empty(stage.index), stage.parity ^ 1);
+  barrier_sleep(shared.empty(stage.index), stage.parity ^ 1);
   barrier_arrive_expect(full, kFp8PageBytes);
-  const uint32_t rank = kPair ? cluster_rank() : 0;
   if (kPair) {
-    cluster_barrier_arrive(address_in_block(shared.ready(stage.index), rank ^ 1));
-    barrier_wait(shared.ready(stage.index), turn);
+    cluster_barrier_arrive(other.ready(stage.index));
+    barrier_sleep(shared.ready(stage.index), turn);
   }
   const auto load_boxes = [&](auto... policy) {
     const auto load = [&](const CUtensorMap& map, int column, int offset) {
@@ -133,7 +154,7 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
     };
 #pragma unroll
     for (int i = 0; i < (kPair ? 2 : 4); ++i) {
-      const int box = static_cast<int>(rank) * 2 + i;
+      const int box = rank * 2 + i;
       load(p.wide, box * 128, box * kBoxBytes);
     }
     if (!kPair || rank == 1) load(p.narrow, 512, kFp8RopeOffset);
@@ -148,7 +169,8 @@ __device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared, in
 // One warp: the pages. As many settled ones as the ring holds come before the kernel before this
 // one has ended.
 template <bool kPair>
-__device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
+__device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
+                                 const Fp8Shared& other, int rank) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Stage stage;
   const uint64_t once = evict_first_policy();
@@ -176,7 +198,8 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared) {
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
       if (elect_lane()) {
-        load_page<kPair>(p, shared, page, stage, turns >> stage.index & 1, alone, once);
+        load_page<kPair>(p, shared, other, rank, page, stage, turns >> stage.index & 1, alone,
+                         once);
       }
       turns ^= 1 << stage.index;
       __syncwarp();
@@ -195,7 +218,7 @@ __device__ inline void load_queries(const Fp8Params& p, const Fp8Shared& shared)
   while (segments.next(segment)) {
     if (segment.num_pages == 0) continue;
     wait_for_previous_kernel();
-    barrier_wait(shared.query_read(), parity);
+    barrier_sleep(shared.query_read(), parity);
     if (elect_lane()) {
       const int row = segment.first_token * p.in.num_heads + segment.first_row();
       barrier_arrive_expect(full, kFp8PageBytes);

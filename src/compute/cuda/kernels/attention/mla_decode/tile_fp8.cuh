@@ -16,7 +16,8 @@ constexpr float kLead = 5.0f, kSlack = 3.75f;
 // Of a warpgroup: four blocks of 64 columns. A thread holds of block m columns 64 m + 16 warp + 2
 // (lane / 4) and, in [4i + 2] and [4i + 3], the next; rows 8i + 2 (lane % 4) and, in odd ones, the
 // next.
-using Outputs = float[4][32];
+using Block = float[32];
+using Outputs = Block[4];
 
 // Left operands of a block: [32 keys][4].
 using Values = uint32_t[2][4];
@@ -70,13 +71,13 @@ __device__ inline void issue_scores(float (&s)[32], const HeldQueries& held,
   wgmma_commit();
 }
 
-// A block of a page's outputs.
+// A block of a page's outputs. `weights`: of place 0.
 __device__ inline void issue_outputs(float (&sum)[32], const Values& values,
                                      const WeightMatrix& weights, int stage) {
   pin(sum);
   wgmma_fence();
-  wgmma_e4m3_n64(sum, values[0], weights.at(stage * kFp8PageBytes), 0);
-  wgmma_e4m3_n64(sum, values[1], weights.at(stage * kFp8PageBytes + 32), 1);
+  wgmma_e4m3_n64(sum, values[0], weights.at(stage, kFp8PageBytes, 0), 0);
+  wgmma_e4m3_n64(sum, values[1], weights.at(stage, kFp8PageBytes, 32), 1);
   wgmma_commit();
 }
 
@@ -88,25 +89,25 @@ __device__ inline int this_thread() {
   return static_cast<int>(thread) % kWarpgroup;
 }
 
-// Zeros over a half page's keys from `first` on: they are undefined, NaN too, which a weight of
-// zero would not silence. By the warpgroup that sums it.
-__device__ inline void clear_keys(const Fp8Shared& shared, int stage, int half, int first) {
+// Zeros over keys from `first` on, in kBoxes boxes of a page: they are undefined, NaN too, which a
+// weight of zero would not silence. By the warpgroup that sums them.
+template <int kBoxes>
+__device__ inline void clear_keys(uint32_t boxes, int first) {
   const int thread = this_thread();
-  const uint32_t base = shared.page(stage) + half * 2 * kBoxBytes;
 #pragma unroll 1
   for (int at = first * 128 + thread * 16; at < kBoxBytes; at += kWarpgroup * 16) {
 #pragma unroll
-    for (int box = 0; box < 2; ++box) {
-      store_shared_vector(base + box * kBoxBytes + at, uint4{});
+    for (int box = 0; box < kBoxes; ++box) {
+      store_shared_vector(boxes + box * kBoxBytes + at, uint4{});
     }
   }
 }
 
-// Where in a page this lane's values of a half's first block begin.
-__device__ inline uint32_t values_offset(int half) {
+// Where in a page this lane's values begin, of columns from a box on.
+__device__ inline uint32_t values_offset(int box) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  return half * 2 * kBoxBytes + chunk_of_128(lane, warp);
+  return box * kBoxBytes + chunk_of_128(lane, warp);
 }
 // Columns of a block of a page, this warp's: pairs, at keys 8 i + 2 (lane % 4) and the next.
 // `offset`: values_offset().
@@ -222,6 +223,8 @@ __device__ inline void store_weights(const uint32_t (&words)[8], uint32_t box) {
 }
 
 // Outputs follow the rows' offsets, 16 rows at a time: those of which a byte of `moved` speaks.
+// kCount of a thread's blocks, from kFirst on.
+template <int kFirst, int kCount>
 __device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
   if (moved == 0) [[likely]]
     return;
@@ -233,7 +236,7 @@ __device__ inline void rescale(Outputs& o, uint32_t factors, uint32_t moved) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
+      for (int m = kFirst; m < kFirst + kCount; ++m) {
         float* at = o[m] + warp * 8 + i * 4;
         at[0] *= factor[i].x, at[1] *= factor[i].y;
         at[2] *= factor[i].x, at[3] *= factor[i].y;
