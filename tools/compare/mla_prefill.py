@@ -3,10 +3,11 @@
 
     mla_prefill.py gpu_bench [--json FILE]
 
-`gpu_bench` is this project's program: its MlaPrefillBench.R1 gives the cases and our times, of attention
-behind the expansion (whose keys and values the peer is given, rope copied to every head). The peer runs
-before and after it, and its better time counts. cuDNN takes no causal mask behind a prefix: such cases
-are held against our own rate without one. Needs PyTorch with CUDA; the product does not.
+`gpu_bench` is this project's program: its MlaPrefillBench gives the cases and our times, of attention
+behind the expansion (whose keys and values the peer is given, rope copied to every head), one launch at a
+time and then several in a row, as which the card lowers its clock for power; the peer is called as often.
+It runs before and after ours, and its better time counts. cuDNN takes no causal mask behind a prefix: such
+cases are held against our own rate without one. Needs PyTorch with CUDA; the product does not.
 """
 
 import argparse
@@ -15,22 +16,24 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 
-LINE = re.compile(r"mla_prefill heads +(\d+) batch (\d+) queries +(\d+) kv +(\d+): +[\d.]+ us, gather +[\d.]+, attention +([\d.]+) us")
+LINE = re.compile(r"mla_prefill heads +(\d+) batch (\d+) queries +(\d+) kv +(\d+): +[\d.]+ us, gather +[\d.]+, attention +([\d.]+) us.*?, (\d+) a replay")
 SCALE = 0.13523
 
 
-def our_times(program):
-    """(heads, batch, queries, kv): us, in the program's order."""
-    done = subprocess.run([program, "--gtest_filter=MlaPrefillBench.R1"], capture_output=True, text=True, check=False)
-    times = {tuple(map(int, m.groups()[:4])): float(m.group(5)) for m in map(LINE.match, done.stdout.splitlines()) if m}
+def our_times(program, test):
+    """(heads, batch, queries, kv): (us, launches in a row), in the program's order."""
+    done = subprocess.run([program, f"--gtest_filter=MlaPrefillBench.{test}"], capture_output=True, text=True, check=False)
+    found = filter(None, map(LINE.match, done.stdout.splitlines()))
+    times = {tuple(map(int, m.groups()[:4])): (float(m.group(5)), int(m.group(6))) for m in found}
     if done.returncode != 0 or not times:
         sys.exit(f"mla_prefill: {program} gave no times:\n{done.stdout[-500:]}{done.stderr[-500:]}")
     return times
 
 
-def peer_us(torch, case, repeats=7):
-    """Of cuDNN through PyTorch, the median; None where it does not take the case."""
+def peer_us(torch, case, calls, repeats=7):
+    """Of cuDNN through PyTorch, `calls` behind each other, the median; None where it does not take the case."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     heads, batch, queries, kv_len = case
@@ -42,9 +45,9 @@ def peer_us(torch, case, repeats=7):
         return torch.randn(batch, kv_len, heads, width, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
 
     q, k, v = rows(192), rows(192), rows(128)
-    # Enough calls between two marks that neither launches nor the marks show.
-    calls = max(1, int(2e13 / (heads * batch * queries * kv_len * 320)))
     times = []
+    torch.cuda.synchronize()
+    time.sleep(0.2)  # as the card has between our cases
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for i in range(repeats + 2):
@@ -67,6 +70,32 @@ def tflops(case, us):
     return batch * queries * (kv_len - (queries - 1) / 2) * heads * 640 / us * 1e-6
 
 
+def compare(torch, program, test):
+    """Prints and returns a row for each case of the program's test."""
+    cases = our_times(program, test)
+    before = {case: peer_us(torch, case, calls) for case, (_, calls) in cases.items()}
+    torch.cuda.empty_cache()
+    ours = {case: us for case, (us, _) in our_times(program, test).items()}
+    after = {case: peer_us(torch, case, calls) for case, (_, calls) in cases.items()}
+    rows = []
+    for case, (_, calls) in cases.items():
+        found = [times[case] for times in (before, after) if times[case]]
+        row = dict(zip(("heads", "batch", "queries", "kv"), case), in_a_row=calls, us=ours[case])
+        row["tflops"] = round(tflops(case, ours[case]))
+        alone = (case[0], case[1], case[2], case[2])
+        text = ""
+        if found:
+            row.update(peer_us=round(min(found), 1), peer_tflops=round(tflops(case, min(found))))
+            text = f"cuDNN {row['peer_us']:9.1f} us {row['peer_tflops']:4} TFLOPS, {row['peer_us'] / row['us']:.2f}"
+        elif alone in ours:
+            row["of_rate_without_prefix"] = round(tflops(case, ours[case]) / tflops(alone, ours[alone]), 2)
+            text = f"{row['of_rate_without_prefix']:.0%} of the rate without a prefix"
+        print(f"{case[0]:4} heads {case[1]} x {case[2]:5} of {case[3]:5}, {calls:2} in a row: {row['us']:9.1f} us "
+              f"{row['tflops']:4} TFLOPS  {text}")
+        rows.append(row)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu_bench")
@@ -74,27 +103,10 @@ def main():
     arguments = parser.parse_args()
     import torch
 
-    cases = list(our_times(arguments.gpu_bench))  # a first run warms the card
-    before = {case: peer_us(torch, case) for case in cases}
-    torch.cuda.empty_cache()
-    ours = our_times(arguments.gpu_bench)
-    after = {case: peer_us(torch, case) for case in cases}
+    our_times(arguments.gpu_bench, "R1")  # warms the card
     card = torch.cuda.get_device_name()
     print(f"{card}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
-    rows = []
-    for case in cases:
-        found = [times[case] for times in (before, after) if times[case]]
-        row = dict(zip(("heads", "batch", "queries", "kv"), case), us=ours[case], tflops=round(tflops(case, ours[case])))
-        text = ""
-        if found:
-            row.update(peer_us=round(min(found), 1), peer_tflops=round(tflops(case, min(found))))
-            text = f"cuDNN {row['peer_us']:9.1f} us {row['peer_tflops']:4} TFLOPS, {row['peer_us'] / row['us']:.2f}"
-        elif (case[0], case[1], case[2], case[2]) in ours:
-            alone = (case[0], case[1], case[2], case[2])
-            row["of_rate_without_prefix"] = round(tflops(case, ours[case]) / tflops(alone, ours[alone]), 2)
-            text = f"{row['of_rate_without_prefix']:.0%} of the rate without a prefix"
-        print(f"{case[0]:4} heads {case[1]} x {case[2]:5} of {case[3]:5}: {row['us']:9.1f} us {row['tflops']:4} TFLOPS  {text}")
-        rows.append(row)
+    rows = [row for test in ("R1", "R1InARow") for row in compare(torch, arguments.gpu_bench, test)]
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"gpu": card, "peer": f"scaled_dot_product_attention, cuDNN {torch.backends.cudnn.version()}, "
