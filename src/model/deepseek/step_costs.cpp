@@ -102,14 +102,15 @@ class Costs {
     const auto nope = static_cast<double>(config_.qk_nope_head_dim);
     const auto v = static_cast<double>(config_.v_head_dim);
     const double pairs = rows * static_cast<double>(shape_.decode_context);
-    // An e4m3 cache takes e4m3 queries.
-    const double query_bytes = kv_token_bytes_ == token_dim ? 1 : 2;
+    // An e4m3 cache takes e4m3 queries, and FP8 products.
+    const bool e4m3 = kv_token_bytes_ == token_dim;
+    const double query_bytes = e4m3 ? 1 : 2;
     add({"attention/absorb_q", 1, 2 * rows * heads * nope * latent,
          heads * (2 * nope * latent + rows * (2 * nope + query_bytes * latent)), CostUnit::kBf16});
     add({"attention/mla_decode", 1, 2 * pairs * heads * (token_dim + latent),
          static_cast<double>(shape_.decode_rows * shape_.decode_context) * kv_token_bytes_ +
              rows * heads * (query_bytes * token_dim + 2 * latent),
-         CostUnit::kBf16});
+         e4m3 ? CostUnit::kFp8 : CostUnit::kBf16});
     add({"attention/absorb_v", 1, 2 * rows * heads * v * latent,
          2 * heads * (v * latent + rows * (v + latent)), CostUnit::kBf16});
   }

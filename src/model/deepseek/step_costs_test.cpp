@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "model/deepseek/tensor_table.h"
@@ -65,6 +66,17 @@ TEST(StepCosts, AttentionGrowsWithTheContext) {
                                 2 * config.kv_token_dim());
   EXPECT_GT(total(later, &OpCost::flops, "mla_prefill"),
             6 * (total(prefill, &OpCost::flops, "mla_prefill") - expand));
+}
+
+TEST(StepCosts, AnE4m3CacheIsAttendedByFp8Products) {
+  const DeepseekConfig config = r1();
+  for (const int64_t element_bytes : {1, 2}) {
+    const auto costs = step_costs(config, {.decode_rows = 64, .decode_context = 4096},
+                                  element_bytes * config.kv_token_dim());
+    const auto decode = std::ranges::find(costs, "attention/mla_decode", &OpCost::label);
+    ASSERT_NE(decode, costs.end());
+    EXPECT_EQ(decode->unit, element_bytes == 1 ? CostUnit::kFp8 : CostUnit::kBf16);
+  }
 }
 
 // A step that verifies a draft is one of twice the tokens that reads the KV once, and what the
