@@ -131,40 +131,47 @@ struct Cycle {
 using Stage = Cycle<kStages>;           // a place in the ring
 using Turn = Cycle<Fp8Shared::kTurns>;  // a segment that has pages
 
-// A page; of a pair's blocks, which walk the same pages, each brings half of its boxes to both,
-// once both have room. `turn`: the parity of the place's pages. `alone`: L2 need not keep it.
+// Brings pages; of a pair's blocks, which walk the same ones, each brings half of their boxes to
+// both, once both have room.
 template <bool kPair>
-__device__ inline void load_page(const Fp8Params& p, const Fp8Shared& shared,
-                                 const Fp8Shared& other, int rank, int page, const Stage& stage,
-                                 uint32_t turn, bool alone, uint64_t once) {
-  const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
-  barrier_sleep(shared.empty(stage.index), stage.parity ^ 1);
-  barrier_arrive_expect(full, kFp8PageBytes);
-  if (kPair) {
-    cluster_barrier_arrive(other.ready(stage.index));
-    barrier_sleep(shared.ready(stage.index), turn);
-  }
-  const auto load_boxes = [&](auto... policy) {
-    const auto load = [&](const CUtensorMap& map, int column, int offset) {
-      if constexpr (kPair) {
-        load_box_multicast(target + offset, &map, full, column, 0, page, kBoth, policy...);
-      } else {
-        load_box(target + offset, &map, full, column, 0, page, policy...);
-      }
-    };
-#pragma unroll
-    for (int i = 0; i < (kPair ? 2 : 4); ++i) {
-      const int box = rank * 2 + i;
-      load(p.wide, box * 128, box * kBoxBytes);
+struct PageLoader {
+  const Fp8Params& p;
+  const Fp8Shared& shared;
+  const Fp8Shared& other;  // of the pair
+  const int rank;
+  const uint64_t once = evict_first_policy();
+
+  // `turn`: the parity of the place's pages. `alone`: L2 need not keep it.
+  __device__ void load(int page, const Stage& stage, uint32_t turn, bool alone) const {
+    const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
+    barrier_sleep(shared.empty(stage.index), stage.parity ^ 1);
+    barrier_arrive_expect(full, kFp8PageBytes);
+    if (kPair) {
+      cluster_barrier_arrive(other.ready(stage.index));
+      barrier_sleep(shared.ready(stage.index), turn);
     }
-    if (!kPair || rank == 1) load(p.narrow, 512, kFp8RopeOffset);
-  };
-  if (alone) {
-    load_boxes(once);
-  } else {
-    load_boxes();
+    const auto load_boxes = [&](auto... policy) {
+      const auto load = [&](const CUtensorMap& map, int column, int offset) {
+        if constexpr (kPair) {
+          load_box_multicast(target + offset, &map, full, column, 0, page, kBoth, policy...);
+        } else {
+          load_box(target + offset, &map, full, column, 0, page, policy...);
+        }
+      };
+#pragma unroll
+      for (int i = 0; i < (kPair ? 2 : 4); ++i) {
+        const int box = rank * 2 + i;
+        load(p.wide, box * 128, box * kBoxBytes);
+      }
+      if (!kPair || rank == 1) load(p.narrow, 512, kFp8RopeOffset);
+    };
+    if (alone) {
+      load_boxes(once);
+    } else {
+      load_boxes();
+    }
   }
-}
+};
 
 // One warp: the pages. As many settled ones as the ring holds come before the kernel before this
 // one has ended.
@@ -173,7 +180,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
                                  const Fp8Shared& other, int rank) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Stage stage;
-  const uint64_t once = evict_first_policy();
+  const PageLoader<kPair> loader{p, shared, other, rank};
   uint32_t turns = 0;  // parities of a pair's places, a bit each
   bool begins = true;
   Segments segments(p.in);
@@ -197,10 +204,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
         next_ids = i + 32 + lane < segment.num_pages ? table[i + 32 + lane] : 0;
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
-      if (elect_lane()) {
-        load_page<kPair>(p, shared, other, rank, page, stage, turns >> stage.index & 1, alone,
-                         once);
-      }
+      if (elect_lane()) loader.load(page, stage, turns >> stage.index & 1, alone);
       turns ^= 1 << stage.index;
       __syncwarp();
     }

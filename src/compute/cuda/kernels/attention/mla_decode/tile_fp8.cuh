@@ -1,5 +1,5 @@
 // The e4m3 kernel's side of a tile: products of a page as it lies, weights rounded to e4m3, and
-// transposed outputs. Included by attend_fp8.cu alone.
+// transposed outputs. Included by its other parts alone.
 #pragma once
 
 #include <cuda_fp16.h>
