@@ -155,24 +155,27 @@ TEST(MlaPrefillSanitize, Short) {
   check_world(world);
 }
 
-// Scores far from zero: the running maximum matters.
+// Scores so far from zero that weights leave what a float can hold, on either side: offsets move.
 TEST(MlaPrefill, LargeScores) {
-  World world;
-  world.scale = 1.0f;
-  world.chunk_tokens = 256;
-  world.sequences = {{900, 900}};
-  MlaPrefillCase test(world);
-  const std::vector<float> generic = test.run(Kernel::kGeneric);
-  const std::vector<float> fast = test.run(Kernel::kDefault);
-  EXPECT_LE(relative_error(fast, std::vector<double>(generic.begin(), generic.end())), 1e-2);
+  for (const float scale : {1.0f, 5.0f, 20.0f, 100.0f}) {
+    World world;
+    world.scale = scale;
+    world.chunk_tokens = 256;
+    world.sequences = {{900, 900}, {300, 7}, {64, 64}, {1, 1}};
+    MlaPrefillCase test(world);
+    const std::vector<float> generic = test.run(Kernel::kGeneric);
+    const std::vector<float> fast = test.run(Kernel::kDefault);
+    EXPECT_LE(relative_error(fast, std::vector<double>(generic.begin(), generic.end())), 1e-2)
+        << scale;
+  }
 }
 
 // Rows have the same bits however their prompt was cut into chunks, and with other sequences in the
-// step or none. Scores far enough from zero that maxima move, at other keys for each row.
+// step or none. Scores far enough from zero that offsets move, at other keys for each row.
 TEST(MlaPrefill, RowsDoNotDependOnTheStep) {
   World world;
   world.heads = 8;
-  world.scale = 0.7f;
+  world.scale = 15.0f;
   world.chunk_tokens = 512;
   world.sequences = {{1500, 1400}, {300, 300}, {700, 77}, {64, 64}};
   const MlaPrefillCase test(world);
