@@ -223,7 +223,7 @@ __device__ void sum_pages(const Fp8Shared& shared, int half, int rank) {
     }
     barrier_wait(shared.counted(turn.index), turn.parity);
     named_sync<2 * kWarpgroup>(kBothSummed);
-    store_outputs<kPair>(shared, turn, w.half(), w.box(), w.stage.last(), o);
+    store_outputs<kPair>(shared, turn, w.box(), w.stage.last(), o);
   }
 }
 

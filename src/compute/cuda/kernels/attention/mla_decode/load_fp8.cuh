@@ -141,14 +141,14 @@ struct PageLoader {
   const int rank;
   const uint64_t once = evict_first_policy();
 
-  // `turn`: the parity of the place's pages. `alone`: L2 need not keep it.
-  __device__ void load(int page, const Stage& stage, uint32_t turn, bool alone) const {
+  // `alone`: L2 need not keep it.
+  __device__ void load(int page, const Stage& stage, bool alone) const {
     const uint32_t full = shared.full(stage.index), target = shared.page(stage.index);
     barrier_sleep(shared.empty(stage.index), stage.parity ^ 1);
     barrier_arrive_expect(full, kFp8PageBytes);
     if (kPair) {
       cluster_barrier_arrive(other.ready(stage.index));
-      barrier_sleep(shared.ready(stage.index), turn);
+      barrier_sleep(shared.ready(stage.index), stage.parity);
     }
     const auto load_boxes = [&](auto... policy) {
       const auto load = [&](const CUtensorMap& map, int column, int offset) {
@@ -181,7 +181,6 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Stage stage;
   const PageLoader<kPair> loader{p, shared, other, rank};
-  uint32_t turns = 0;  // parities of a pair's places, a bit each
   bool begins = true;
   Segments segments(p.in);
   Segment segment;
@@ -204,8 +203,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
         next_ids = i + 32 + lane < segment.num_pages ? table[i + 32 + lane] : 0;
       }
       const int page = __shfl_sync(0xffffffffu, ids, i % 32);
-      if (elect_lane()) loader.load(page, stage, turns >> stage.index & 1, alone);
-      turns ^= 1 << stage.index;
+      if (elect_lane()) loader.load(page, stage, alone);
       __syncwarp();
     }
   }

@@ -81,9 +81,10 @@ __device__ inline void copy_results(uint32_t rows, uint32_t table, int thread, i
 // go through the place of its last page, which is free then, so that a warp stores whole lines of
 // two rows. A warpgroup has 256 columns from box `box` on; in a pair 128, of both blocks' rows.
 template <bool kPair>
-__device__ inline void store_outputs(const Fp8Shared& shared, const Turn& turn, int half, int box,
-                                     int place, const Outputs& o) {
+__device__ inline void store_outputs(const Fp8Shared& shared, const Turn& turn, int box, int place,
+                                     const Outputs& o) {
   const int thread = this_thread();
+  const int half = kPair ? box % 2 : box / 2;  // of the block's two warpgroups
   const uint32_t rows = shared.page(place) + half * kResultBytes;
   const uint32_t table = shared.result_rows(turn.index);
   const Fp8Shared::Told told = shared.told_of(turn.index);
