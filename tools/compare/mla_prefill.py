@@ -5,7 +5,8 @@
 
 `gpu_bench` is this project's program: its MlaPrefillBench gives the cases and our times, of attention
 behind the expansion (whose keys and values the peer is given, rope copied to every head), one launch at a
-time and then several in a row, as which the card lowers its clock for power; the peer is called as often.
+time and then several in a row, as which the card lowers its clock for power; the peer is called as often,
+both by CUDA graphs.
 It runs before and after ours, and its better time counts. cuDNN takes no causal mask behind a prefix: such
 cases are held against our own rate without one. Needs PyTorch with CUDA; the product does not.
 """
@@ -33,7 +34,7 @@ def our_times(program, test):
 
 
 def peer_us(torch, case, calls, repeats=7):
-    """Of cuDNN through PyTorch, `calls` behind each other, the median; None where it does not take the case."""
+    """Of cuDNN through PyTorch, `calls` behind each other in a graph, the median; None where it does not take the case."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     heads, batch, queries, kv_len = case
@@ -48,17 +49,22 @@ def peer_us(torch, case, calls, repeats=7):
     times = []
     torch.cuda.synchronize()
     time.sleep(0.2)  # as the card has between our cases
+    graph = torch.cuda.CUDAGraph()
     try:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            for i in range(repeats + 2):
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                begin.record()
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE)
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
                 for _ in range(calls):
                     torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE)
-                end.record()
-                torch.cuda.synchronize()
-                if i >= 2:
-                    times.append(begin.elapsed_time(end) * 1e3 / calls)
+        for i in range(repeats + 2):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            torch.cuda.synchronize()
+            if i >= 2:
+                times.append(begin.elapsed_time(end) * 1e3 / calls)
     except RuntimeError as error:
         print(f"cuDNN refuses {case}: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
