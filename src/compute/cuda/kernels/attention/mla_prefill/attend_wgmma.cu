@@ -242,8 +242,12 @@ cudaError_t launch_attend_wgmma(const AttendProblem& problem, const Chunk& chunk
   p.num_tokens = problem.num_tokens;
   p.counter = problem.counter;
   p.num_heads = problem.num_heads;
+  // The last heads' tiles, short ones last, even out what SMs have done: two an SM are of its
+  // length twice over. But not so many that their keys and values leave the L2.
   const int64_t head_bytes = int64_t{chunk.num_rows} * 256 * 2;
-  p.group_heads = static_cast<int32_t>(std::clamp<int64_t>(l2_bytes / 3 / head_bytes, 1, heads));
+  const int64_t last_heads = std::clamp<int64_t>((2 * num_sms - 1) / chunk.num_tiles + 1, 1,
+                                                 std::max<int64_t>(l2_bytes / 2 / head_bytes, 1));
+  p.single_heads = static_cast<int32_t>(std::max<int64_t>(heads - last_heads, 0));
   p.num_tiles = chunk.num_tiles * problem.num_heads;
   p.first_key = problem.first_key;
   p.softmax_scale = problem.softmax_scale;

@@ -33,22 +33,21 @@ struct WgmmaParams {
   int64_t num_tokens;
   int32_t* counter;
   int32_t num_heads;
-  int32_t group_heads;  // heads that run at a time, so that their K and V stay in L2
-  int32_t num_tiles;    // of all heads
+  int32_t single_heads;  // that run one after the other; those behind them, at a time
+  int32_t num_tiles;     // of all heads
   int32_t first_key;
   float softmax_scale;
   Chunk chunk;
 };
 
-// Which queries, keys and head a tile is of. Heads come in groups; in a group, tiles with most keys
-// come first.
+// Which queries, keys and head a tile is of. Heads come one after the other, so that tiles that run
+// at a time share keys and values in the L2 and are of all lengths; the last heads together. Of a
+// head, or of these, tiles with most keys come first.
 struct Tile {
   __device__ Tile(const WgmmaParams& p, int index) {
-    const int group_tiles = p.chunk.num_tiles * p.group_heads;
-    const int group = index / group_tiles;
-    const int first_head = group * p.group_heads;
-    const int num_heads = min(p.group_heads, p.num_heads - first_head);
-    const int rest = index - group * group_tiles;
+    const int first_head = min(index / p.chunk.num_tiles, p.single_heads);
+    const int num_heads = first_head == p.single_heads ? p.num_heads - first_head : 1;
+    const int rest = index - first_head * p.chunk.num_tiles;
     const int tile = p.chunk.num_tiles - 1 - rest / num_heads;
     head = first_head + rest % num_heads;
     int i = p.chunk.num_pieces - 1;
