@@ -1,9 +1,16 @@
-// Reductions over a warp and a block. Every thread gets the result.
+// Reductions over a warp and a block, of which every thread gets the result; which thread this is.
 #pragma once
 
 namespace deepflight::device {
 
 inline constexpr int kWarpSize = 32;
+
+// threadIdx.x, asked for anew: what follows from it is not kept in registers.
+__device__ inline int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+  return thread;
+}
 
 template <int kWidth = kWarpSize>
 __device__ inline float warp_sum(float value) {

@@ -6,6 +6,7 @@
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
 #include "compute/cuda/kernels/attention/mla_decode/load_fp8.cuh"
+#include "compute/cuda/primitives/warp.cuh"
 #include "compute/cuda/primitives/wgmma_fp8.cuh"
 
 namespace deepflight::cuda_mla_decode {
@@ -81,13 +82,8 @@ __device__ inline void issue_outputs(float (&sum)[32], const Values& values,
   wgmma_commit();
 }
 
-// This thread of its warpgroup, asked for anew: what follows from it is not kept in registers while
-// pages are summed.
-__device__ inline int this_thread() {
-  uint32_t thread;
-  asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
-  return static_cast<int>(thread) % kWarpgroup;
-}
+// This thread of its warpgroup; registers are few while pages are summed.
+__device__ inline int this_thread() { return thread_anew() % kWarpgroup; }
 
 // Zeros over keys from `first` on, in kBoxes boxes of a page: they are undefined, NaN too, which a
 // weight of zero would not silence. By the warpgroup that sums them.

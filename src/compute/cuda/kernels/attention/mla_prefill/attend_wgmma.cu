@@ -12,6 +12,7 @@
 #include "compute/cuda/primitives/mbarrier.cuh"
 #include "compute/cuda/primitives/mma.cuh"
 #include "compute/cuda/primitives/tma.cuh"
+#include "compute/cuda/primitives/warp.cuh"
 #include "compute/cuda/runtime/tensor_map.h"
 
 namespace deepflight::cuda_mla_prefill {
@@ -65,117 +66,158 @@ __device__ void produce(const WgmmaParams& p, const Shared& shared) {
   }
 }
 
-// Scores of a tile's first block of keys, beside nothing. `half`: of its second half no row of this
-// warpgroup sees a key.
-__device__ inline void first_scores(float (&s)[64], const HeldQueries& held,
-                                    const Matrices<16, 1024>& key, int stage, bool half) {
-  pin(s);
-  if (half) {
-    wgmma_fence();
-    issue_scores<kKeyTile / 2>(s, held, key, stage);
-    wgmma_commit();
-    wgmma_wait<0>();
-    pin(s);
-#pragma unroll
-    for (int i = 32; i < 64; ++i) s[i] = -INFINITY;
-  } else {
-    wgmma_fence();
-    issue_scores(s, held, key, stage);
-    wgmma_commit();
-    wgmma_wait<0>();
-    pin(s);
-  }
-}
-
-// Attends the block's `number`-th tile; `count`: key blocks before it. False if there is none.
-__device__ inline bool attend_tile(const WgmmaParams& p, const Shared& shared, int number,
-                                   int group, int& count) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const int row = group * 64 + warp * 16 + lane / 4;
-  const float scale = p.softmax_scale * 1.44269504f;
-  const Matrices<16, 1024> key(shared.key(0));
-  const Matrices<kBoxBytes, 1024> value(shared.value(0));
-  RowState state;
-  float s[64], o[64], factor[2];
-  uint32_t weights[32];
+// What a warpgroup carries along: 64 rows of the tile, at one of its blocks of keys.
+struct Attending {
+  const Shared& shared;
+  const int group;
+  const Matrices<16, 1024> keys;           // of stage 0
+  const Matrices<kBoxBytes, 1024> values;  // of stage 0
   HeldQueries held;
-  barrier_wait(shared.query_full(), number & 1);
-  const Tile& tile = shared.tile(number);
-  int block = tile.num_blocks - 1;
-  if (block < 0) return false;
-  hold_queries(held, shared.query() + group * 64 * 128);
-  __syncwarp();
-  if (lane == 0) barrier_arrive(shared.query_empty());
-  const int seen_by_all = min(tile.diagonal + group * 64, tile.num_keys - 1);
-  const auto mask = [&] {
-    const int first = block * kKeyTile + lane % 4 * 2;
+  const Tile* tile;
+  int block;
+  int seen_by_all;  // keys up to it
+  int count = 0;    // blocks of all tiles
+
+  __device__ Attending(const Shared& memory, int group_idx)
+      : shared(memory), group(group_idx), keys(memory.key(0)), values(memory.value(0)) {}
+
+  __device__ static bool is_first() { return threadIdx.x % 32 == 0; }
+
+  // Takes the block's `number`-th tile; false if there is none.
+  __device__ bool take(int number) {
+    barrier_wait(shared.query_full(), number & 1);
+    tile = &shared.tile(number);
+    block = tile->num_blocks - 1;
+    if (block < 0) return false;
+    hold_queries(held, shared.query() + group * 64 * 128);
+    __syncwarp();
+    if (is_first()) barrier_arrive(shared.query_empty());
+    seen_by_all = min(tile->diagonal + group * 64, tile->num_keys - 1);
+    return true;
+  }
+  // Of the block's second half no row of the warpgroup sees a key.
+  __device__ bool is_half() const { return block * kKeyTile + kKeyTile / 2 > seen_by_all + 63; }
+
+  // This thread's first row, and where its warp stages outputs: asked for anew, as registers are
+  // few.
+  __device__ static int row() { return thread_anew() / 32 * 16 + thread_anew() % 32 / 4; }
+  __device__ uint32_t staging() const { return shared.staging(thread_anew() / 32); }
+
+  // Scores of what rows do not see become -inf.
+  __device__ void mask(float (&s)[64]) const {
+    const int first = block * kKeyTile + static_cast<int>(threadIdx.x) % 4 * 2;
     if (block * kKeyTile + kKeyTile - 1 > seen_by_all) {
-      const int last[2] = {min(tile.diagonal + row, tile.num_keys - 1) - first,
-                           min(tile.diagonal + row + 8, tile.num_keys - 1) - first};
+      const int last[2] = {min(tile->diagonal + row(), tile->num_keys - 1) - first,
+                           min(tile->diagonal + row() + 8, tile->num_keys - 1) - first};
       mask_scores(s, last);
     }
-    if (block == 0 && tile.first_seen > 0) mask_first_scores(s, tile.first_seen - first);
-  };
-#pragma unroll
-  for (int i = 0; i < 64; ++i) o[i] = 0.0f;
+    if (block == 0 && tile->first_seen > 0) mask_first_scores(s, tile->first_seen - first);
+  }
 
-  barrier_wait(shared.key_full(count % kStages), count / kStages & 1);
-  first_scores(s, held, key, count % kStages, block * kKeyTile + kKeyTile / 2 > seen_by_all + 63);
-  if (lane == 0) barrier_arrive(shared.key_empty(count % kStages));
-  mask();
-  state.start(s, scale, weights);
-
-#pragma unroll 1
-  for (--block; block >= 0; --block) {
+  // Scores of the block's first kKeys keys, beside nothing.
+  template <int kKeys>
+  __device__ void score(float (&s)[64]) const {
     const int stage = count % kStages;
-    const uint32_t parity = count / kStages & 1;
-    const int next_stage = (count + 1) % kStages;
-    ++count;
-    barrier_wait(shared.key_full(next_stage), count / kStages & 1);
+    barrier_wait(shared.key_full(stage), count / kStages & 1);
+    pin(s);
+    wgmma_fence();
+    issue_scores<kKeys>(s, held, keys, stage);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(s);
+    if (is_first()) barrier_arrive(shared.key_empty(stage));
+#pragma unroll
+    for (int i = kKeys / 2; i < 64; ++i) s[i] = -INFINITY;
+  }
+  // Outputs of the block before, count - 1, beside them, and in turn with the other warpgroup.
+  template <int kKeys>
+  __device__ void score_beside(float (&s)[64], float (&o)[64],
+                               const uint32_t (&weights)[32]) const {
+    const int stage = count % kStages, before = (count - 1) % kStages;
+    barrier_wait(shared.key_full(stage), count / kStages & 1);
     named_sync<256>(1 + group);
     pin(s);
     pin(o);
     wgmma_fence();
-    issue_scores(s, held, key, next_stage);
+    issue_scores<kKeys>(s, held, keys, stage);
     wgmma_commit();
-    barrier_wait(shared.value_full(stage), parity);
+    barrier_wait(shared.value_full(before), (count - 1) / kStages & 1);
     wgmma_fence();
-    issue_outputs(o, weights, value, stage);
+    issue_outputs(o, weights, values, before);
     wgmma_commit();
     named_arrive<256>(2 - group);
     wgmma_wait<1>();
     pin(s);
-    if (lane == 0) barrier_arrive(shared.key_empty(next_stage));
-    mask();
+    if (is_first()) barrier_arrive(shared.key_empty(stage));
     wgmma_wait<0>();
     pin(o);
-    if (lane == 0) barrier_arrive(shared.value_empty(stage));
-    const bool moved = state.update(s, scale, weights, factor);
-    if (moved) {
+    if (is_first()) barrier_arrive(shared.value_empty(before));
 #pragma unroll
-      for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
-    }
+    for (int i = kKeys / 2; i < 64; ++i) s[i] = -INFINITY;
   }
+  // Those of the last block, beside nothing.
+  __device__ void finish(float (&o)[64], const uint32_t (&weights)[32]) const {
+    const int before = (count - 1) % kStages;
+    barrier_wait(shared.value_full(before), (count - 1) / kStages & 1);
+    pin(o);
+    wgmma_fence();
+    issue_outputs(o, weights, values, before);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(o);
+    if (is_first()) barrier_arrive(shared.value_empty(before));
+  }
+};
 
-  const int stage = count % kStages;
-  barrier_wait(shared.value_full(stage), count / kStages & 1);
-  ++count;
-  pin(o);
-  wgmma_fence();
-  issue_outputs(o, weights, value, stage);
-  wgmma_commit();
-  wgmma_wait<0>();
-  pin(o);
-  if (lane == 0) barrier_arrive(shared.value_empty(stage));
-  store_rows(p, shared.staging(group * 4 + warp), tile, row, state, o);
-  return true;
-}
-
+// Attends the block's tiles one after the other: a tile's first scores are computed beside the last
+// outputs of the one before, where those need not be joined with an earlier chunk's.
 __device__ void consume(const WgmmaParams& p, const Shared& shared, int group) {
+  const float scale = p.softmax_scale * 1.44269504f;
+  Attending w(shared, group);
+  float s[64], o[64];
+  uint32_t weights[32];
   if (group == 1) named_arrive<256>(1);  // group 0 goes first
-  int count = 0;
-  for (int number = 0; attend_tile(p, shared, number, group, count); ++number) {
+  int number = 0;
+  bool more = w.take(number);
+#pragma unroll 1
+  while (more) {
+    if (w.is_half()) {
+      w.score<kKeyTile / 2>(s);
+    } else {
+      w.score<kKeyTile>(s);
+    }
+#pragma unroll 1
+    while (true) {
+      RowState state;
+#pragma unroll
+      for (int i = 0; i < 64; ++i) o[i] = 0.0f;
+      w.mask(s);
+      state.start(s, scale, weights);
+      ++w.count;
+#pragma unroll 1
+      for (--w.block; w.block >= 0; --w.block, ++w.count) {
+        w.score_beside<kKeyTile>(s, o, weights);
+        w.mask(s);
+        float factor[2];
+        if (state.update(s, scale, weights, factor)) {
+#pragma unroll
+          for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+        }
+      }
+      const Tile& tile = *w.tile;
+      more = w.take(++number);
+      if (!more || joins_chunks(tile)) {
+        w.finish(o, weights);
+        store_rows<true>(p, w.staging(), tile, w.row(), state, o);
+        break;
+      }
+      if (w.is_half()) {
+        w.score_beside<kKeyTile / 2>(s, o, weights);
+      } else {
+        w.score_beside<kKeyTile>(s, o, weights);
+      }
+      store_rows<false>(p, w.staging(), tile, w.row(), state, o);
+    }
   }
 }
 

@@ -10,6 +10,11 @@ namespace deepflight::cuda_mla_prefill {
 
 using namespace device;  // NOLINT: headers of this kernel
 
+// A sequence has keys in several chunks.
+__device__ inline bool joins_chunks(const Tile& tile) {
+  return tile.has_past || tile.diagonal + tile.num_rows > tile.num_keys;
+}
+
 // Where a sequence has keys in several chunks: joins the outputs of a row with those of earlier
 // chunks, and leaves the next one what it needs. `sum`: of the row's weights; `factor`: what the
 // outputs are to be multiplied by, 1 after it. A quad of lanes holds the row, `kSecond` of its two.
@@ -45,6 +50,7 @@ __device__ inline void join_chunks(const WgmmaParams& p, const Tile& tile, int l
 // The normalised outputs of a warp's 16 rows, of which a thread holds parts of `row` and the eighth
 // from it. By way of 2 KB of shared memory, half of the columns at a time, so that a warp stores
 // whole lines.
+template <bool kJoins>
 __device__ inline void store_rows(const WgmmaParams& p, uint32_t staging, const Tile& tile, int row,
                                   const RowState& state, float (&o)[64]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -54,7 +60,7 @@ __device__ inline void store_rows(const WgmmaParams& p, uint32_t staging, const 
     sum[r] = warp_sum<4>(state.sum[r]);
     factor[r] = sum[r] > 0.0f ? __fdividef(1.0f, sum[r]) : 0.0f;
   }
-  if (tile.has_past || tile.diagonal + tile.num_rows > tile.num_keys) {
+  if (kJoins && joins_chunks(tile)) {
     join_chunks<0>(p, tile, row, state.offset[0], sum[0], o, factor[0]);
     join_chunks<1>(p, tile, row + 8, state.offset[1], sum[1], o, factor[1]);
   }
