@@ -25,10 +25,19 @@ CASES = [
         (1, 1, 4096), (1, 1, 8192), (1, 2, 4096), (1, 1, 65536), (16, 1, 4096), (16, 2, 4096), (16, 4, 4096),
         (64, 1, 4096), (64, 2, 4096), (64, 1, 8192), (128, 1, 4096), (128, 2, 4096), (128, 1, 8192), (128, 2, 8192),
     )
-] + [(128, 1, 4096, heads) for heads in (32, 64)]
-LINE = re.compile(r"mla_decode (\w+) batch +(\d+) queries (\d+) kv +(\d+) heads +(\d+): +([\d.]+) us")
+] + [(128, 1, 4096, heads) for heads in (32, 64)] + [
+    (batch, queries, -32768, heads) for batch, queries, heads in ((64, 1, 128), (128, 1, 128), (128, 2, 128), (64, 1, 16), (128, 1, 16))
+]
+LINE = re.compile(r"mla_decode (\w+) batch +(\d+) queries (\d+) kv +(-?\d+) heads +(\d+): +([\d.]+) us")
 # Bytes of a token; a step also reads its queries and writes its outputs.
 TOKEN_BYTES = {"bf16": 1152, "e4m3": 576, "group": 656}
+
+
+def num_keys(batch, kv_len):
+    """Of all sequences; a negative length stands for lengths from 20 to that many, each by the same factor longer."""
+    if kv_len > 0:
+        return batch * kv_len
+    return sum(int(20 * (-kv_len / 20) ** (s / max(batch - 1, 1))) for s in range(batch))
 
 
 def read_ours(path):
@@ -64,8 +73,9 @@ def table(ours, card, peer, json_path):
             if case not in peer:
                 sys.exit(f"mla_decode: the peer's file has no case {case}")
             batch, queries, kv_len, heads = case
-            kv_bytes = batch * kv_len * TOKEN_BYTES[name]
-            flops = 2 * batch * queries * heads * kv_len * (576 + 512)
+            keys = num_keys(batch, kv_len)
+            kv_bytes = keys * TOKEN_BYTES[name]
+            flops = 2 * queries * heads * keys * (576 + 512)
             rows.append(dict(format=name, batch=batch, queries=queries, kv=kv_len, heads=heads, us=us,
                              peer_us=peer[case], kv_tbs=round(kv_bytes / us * 1e-6, 2),
                              tflops=round(flops / us * 1e-6)))

@@ -1,9 +1,10 @@
 // Timings at DeepSeek-R1's widths, page tables shuffled, layers of the pool rotated past the L2
 // (MLA_LAYERS: so many). At other shapes with MLA_CASES=file, lines "batch queries kv_len heads"
-// (tools/compare/mla_decode.py). Peer: FlashMLA's dense decode kernel on one H200 (BF16, metadata
-// made outside).
+// (tools/compare/mla_decode.py); a negative kv_len: a batch of lengths from 20 to that many. Peer:
+// FlashMLA's dense decode kernel on one H200 (BF16, metadata made outside).
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <numeric>
@@ -20,6 +21,18 @@ using namespace deepflight::testing;  // NOLINT: the helpers of gpu_testing.h
 struct Shape {
   int64_t batch, queries, kv_len, heads;
   double peer_us;  // 0: unknown
+
+  // Of each sequence. Where lengths differ, each is by the same factor longer than the one before.
+  std::vector<int32_t> kv_lens() const {
+    std::vector<int32_t> lens(batch, static_cast<int32_t>(kv_len));
+    if (kv_len > 0) return lens;
+    for (int64_t s = 0; s < batch; ++s) {
+      const double share =
+          static_cast<double>(s) / static_cast<double>(std::max<int64_t>(batch - 1, 1));
+      lens[s] = static_cast<int32_t>(20 * std::pow(static_cast<double>(-kv_len) / 20, share));
+    }
+    return lens;
+  }
 };
 
 constexpr int64_t kDim = 576;
@@ -63,19 +76,27 @@ void fill(const DeviceArray<uint8_t>& array, PageFormat format) {
 }
 
 void bench(const Shape& shape, PageFormat format) {
-  const int64_t pages_each = (shape.kv_len + kPageTokens - 1) / kPageTokens;
-  const int64_t num_pages = shape.batch * pages_each;
+  const std::vector<int32_t> kv_lens = shape.kv_lens();
+  const int64_t pages_each = (std::abs(shape.kv_len) + kPageTokens - 1) / kPageTokens;
+  int64_t num_pages = 0, num_keys = 0;
+  for (const int32_t len : kv_lens) {
+    num_pages += (len + kPageTokens - 1) / kPageTokens;
+    num_keys += len;
+  }
   const int64_t layer_bytes = kPageTokens * page_token_bytes(format, 512, 64);
   const int64_t num_layers = num_layers_of(num_pages * layer_bytes);
   const int64_t num_tokens = shape.batch * shape.queries;
-  std::vector<int32_t> offsets{0}, kv_lens, slots, table(num_pages);
+  std::vector<int32_t> offsets{0}, slots, pages(num_pages), table(shape.batch * pages_each, -1);
+  std::iota(pages.begin(), pages.end(), 0);
+  std::shuffle(pages.begin(), pages.end(), std::mt19937(3));
+  auto next_page = pages.begin();
   for (int64_t s = 0; s < shape.batch; ++s) {
     offsets.push_back(static_cast<int32_t>((s + 1) * shape.queries));
-    kv_lens.push_back(static_cast<int32_t>(shape.kv_len));
     slots.push_back(static_cast<int32_t>(s));
+    const int64_t count = (kv_lens[s] + kPageTokens - 1) / kPageTokens;
+    std::copy_n(next_page, count, table.begin() + s * pages_each);
+    next_page += count;
   }
-  std::iota(table.begin(), table.end(), 0);
-  std::shuffle(table.begin(), table.end(), std::mt19937(3));
   const DeviceArray<int32_t> d_offsets(offsets), d_lens(kv_lens), d_slots(slots), d_table(table);
   const DeviceArray<uint8_t> pool(num_pages * num_layers * layer_bytes);
   const bool is_fp8 = format == PageFormat::kF8E4M3;
@@ -123,7 +144,8 @@ void bench(const Shape& shape, PageFormat format) {
     launch_mla_decode(layer, stream);
   });
   const double rows = static_cast<double>(num_tokens * shape.heads);
-  const double flops = rows * static_cast<double>(shape.kv_len) * 2 * (576 + 512);
+  const double flops =
+      static_cast<double>(shape.queries * shape.heads * num_keys) * 2 * (576 + 512);
   const double bytes =
       static_cast<double>(num_pages * layer_bytes) + rows * (kDim * (is_fp8 ? 1 : 2) + 512 * 2);
   const double floor_us = std::max(flops / kTflops, bytes / copy_tbs()) * 1e-6;
