@@ -75,12 +75,14 @@ void fill(const DeviceArray<uint8_t>& array, PageFormat format) {
   }
 }
 
+int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
 void bench(const Shape& shape, PageFormat format) {
   const std::vector<int32_t> kv_lens = shape.kv_lens();
-  const int64_t pages_each = (std::abs(shape.kv_len) + kPageTokens - 1) / kPageTokens;
+  const int64_t pages_each = pages_of(std::abs(shape.kv_len));
   int64_t num_pages = 0, num_keys = 0;
   for (const int32_t len : kv_lens) {
-    num_pages += (len + kPageTokens - 1) / kPageTokens;
+    num_pages += pages_of(len);
     num_keys += len;
   }
   const int64_t layer_bytes = kPageTokens * page_token_bytes(format, 512, 64);
@@ -93,7 +95,7 @@ void bench(const Shape& shape, PageFormat format) {
   for (int64_t s = 0; s < shape.batch; ++s) {
     offsets.push_back(static_cast<int32_t>((s + 1) * shape.queries));
     slots.push_back(static_cast<int32_t>(s));
-    const int64_t count = (kv_lens[s] + kPageTokens - 1) / kPageTokens;
+    const int64_t count = pages_of(kv_lens[s]);
     std::copy_n(next_page, count, table.begin() + s * pages_each);
     next_page += count;
   }

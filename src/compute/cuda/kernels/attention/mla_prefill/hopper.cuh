@@ -62,7 +62,7 @@ __device__ inline void hold_queries(HeldQueries& held, uint32_t queries) {
 }
 
 // Scores of the first kKeys keys of a block.
-template <int kKeys = kKeyTile>
+template <int kKeys>
 __device__ inline void issue_scores(float (&s)[64], const HeldQueries& held,
                                     const Matrices<16, 1024>& key, int stage) {
 #pragma unroll

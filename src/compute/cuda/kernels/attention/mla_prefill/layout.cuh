@@ -9,6 +9,7 @@
 namespace deepflight::cuda_mla_prefill {
 
 constexpr int kThreads = 384;
+constexpr int kConsumerWarps = 8;
 constexpr int kStages = 2;
 constexpr int kBoxBytes = 128 * 128;  // 128 rows of 64 elements
 constexpr int kQueryBytes = 3 * kBoxBytes;
@@ -16,11 +17,12 @@ constexpr int kKeyBytes = 3 * kBoxBytes;
 constexpr int kValueBytes = 2 * kBoxBytes;
 constexpr int kBarrierOffset = kQueryBytes + kStages * (kKeyBytes + kValueBytes);
 constexpr int kTileOffset = kBarrierOffset + 128;
-constexpr int kTileSlots = 4;  // the one that is stored, the one that is attended, and the next
-constexpr int kStagingOffset = kTileOffset + kTileSlots * 64;
+constexpr int kTileSlots = 4;   // the one that is stored, the one that is attended, and the next
+constexpr int kTileBytes = 64;  // at least a Tile's
+constexpr int kStagingOffset = kTileOffset + kTileSlots * kTileBytes;
 constexpr int kStagingBytes = 2048;  // of a warp: 16 rows of 64 outputs
-constexpr int kSharedBytes = kStagingOffset + 8 * kStagingBytes + 1024;  // and room to align
-constexpr int kConsumerWarps = 8;
+constexpr int kSharedBytes =
+    kStagingOffset + kConsumerWarps * kStagingBytes + 1024;  // and room to align
 constexpr int kValueDim = 128;
 
 struct WgmmaParams {
@@ -67,6 +69,7 @@ struct Tile {
   int first_seen;  // of the keys
   bool has_past;
 };
+static_assert(sizeof(Tile) <= kTileBytes);
 
 // Shared memory: addresses, and the tiles that the copying thread has handed out.
 struct Shared {
