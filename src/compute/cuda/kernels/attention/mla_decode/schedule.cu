@@ -16,6 +16,7 @@ struct Inputs {
   int num_sequences;
   int num_heads;
   int num_sms;
+  int group_cost;
   bool whole;  // groups are not cut
 };
 
@@ -51,11 +52,6 @@ __device__ int block_prefix(int value, int* scratch, int& total) {
   return before + sum - value;
 }
 
-struct Costs {
-  int total = 0;
-  int largest = 0;
-};
-
 // A sequence's groups, from number `first` on; adds to their costs.
 __device__ void write_groups(const Inputs& in, int sequence, int num_tiles, int num_lanes,
                              int first, Group* groups, int32_t* pages, Costs& costs) {
@@ -71,8 +67,9 @@ __device__ void write_groups(const Inputs& in, int sequence, int num_tiles, int 
                                     group.first_tile + group.num_tiles - 1);
     groups[first + i] = group;
     if (first + i < kSharedGroups) pages[first + i] = group.num_pages;
-    costs.total += cost_of(group.num_pages);
-    costs.largest = max(costs.largest, cost_of(group.num_pages));
+    const int cost = cost_of(group.num_pages, in.group_cost);
+    costs.total += cost;
+    costs.largest = max(costs.largest, cost);
   }
 }
 
@@ -80,17 +77,12 @@ struct Part {
   int first_group, first_page, last_group, end_page;
 };
 
-struct Filling {
-  int num_groups, num_parts, payload;
-  bool whole;
-};
-
 // One thread: the parts, and each group's share of them.
 __device__ void write_parts(const Filling& f, Part* parts, Group* groups, const int32_t* pages) {
   const auto pages_of = [&](int group) {
     return group < kSharedGroups ? pages[group] : groups[group].num_pages;
   };
-  for (int p = 0; p < f.num_parts; ++p) parts[p] = {0, 0, -1, 0};
+  for (int p = 0; p < f.max_parts; ++p) parts[p] = {0, 0, -1, 0};
   int open_part = -1, open_group = -1, first_part = 0;
   const auto emit = [&](int p, int group, int first, int end) {
     if (group != open_group) {
@@ -108,7 +100,7 @@ __device__ void write_parts(const Filling& f, Part* parts, Group* groups, const 
     parts[p].end_page = end;
     groups[group].num_splits = p - first_part + 1;
   };
-  fill_parts(f.num_groups, f.num_parts, f.payload, f.whole, pages_of, emit);
+  fill_parts(f, pages_of, emit);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -143,9 +135,10 @@ __global__ void __launch_bounds__(kThreads)
     }
     num_groups += added;
   }
-  int total_cost;
-  block_prefix(costs.total, scratch, total_cost);  // and orders the pages before their use
-  const int largest = block_max(costs.largest, scratch);
+  costs.largest = block_max(costs.largest, scratch);
+  int total;
+  block_prefix(costs.total, scratch, total);  // and orders the pages before their use
+  costs.total = total;
 
   // Two warps: the least payload of whole groups, and of groups that may be cut.
   static_assert(kTrials == device::kWarpSize);
@@ -154,9 +147,9 @@ __global__ void __launch_bounds__(kThreads)
     const auto pages_of = [&](int group) {
       return group < kSharedGroups ? pages[group] : groups[group].num_pages;
     };
-    const int payload = trial_payload(total_cost, num_parts, largest, whole, thread % kTrials);
-    const int used =
-        fill_parts(num_groups, num_parts, payload, whole, pages_of, [](int, int, int, int) {});
+    const int payload = trial_payload(costs, num_parts, in.group_cost, whole, thread % kTrials);
+    const int used = fill_parts({num_groups, num_parts, in.group_cost, payload, whole}, pages_of,
+                                [](int, int, int, int) {});
     const unsigned fits = __ballot_sync(0xffffffffu, used <= num_parts);
     // NOTE: the last lane's payload always fits (schedule_test.cpp).
     const int winner = fits == 0 ? kTrials - 1 : __ffs(static_cast<int>(fits)) - 1;
@@ -165,7 +158,8 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (thread == 0) {
     const bool stays = in.whole || stays_whole(payloads[1], payloads[0]);
-    write_parts({num_groups, num_parts, payloads[stays ? 0 : 1], stays}, parts, groups, pages);
+    write_parts({num_groups, num_parts, in.group_cost, payloads[stays ? 0 : 1], stays}, parts,
+                groups, pages);
   }
   __syncthreads();
 
@@ -214,6 +208,7 @@ void launch_schedule(const MlaDecodeProblem& p, int num_sms, void* metadata, cud
                      static_cast<int>(p.num_sequences),
                      static_cast<int>(p.num_heads),
                      num_sms,
+                     group_cost(p.format),
                      p.batch_invariant};
   auto* schedule = static_cast<Schedule*>(metadata);
   schedule_kernel<<<1, kThreads, 0, stream>>>(in, schedule, reinterpret_cast<Group*>(schedule + 1));

@@ -15,9 +15,6 @@ namespace deepflight::cuda_mla_decode {
 inline constexpr int kTileRows = 64;
 inline constexpr int kMaxLanes = 12;
 inline constexpr int kMaxParts = 160;  // a part has at least one SM
-// What beginning and ending a group costs, in pages; also what a split costs more. Higher than
-// either seems to be: a step without splits has nothing to combine (README.md).
-inline constexpr int kGroupCost = 8;
 inline constexpr int kEmptyGroupCost = 2;
 
 struct Group {
@@ -66,8 +63,12 @@ DF_HOST_DEVICE inline int lanes_of(int min_tiles) {
   return min_tiles < 1 ? 1 : min_tiles < kMaxLanes ? min_tiles : kMaxLanes;
 }
 
-DF_HOST_DEVICE inline int cost_of(int num_pages) {
-  return num_pages > 0 ? num_pages + kGroupCost : kEmptyGroupCost;
+// What beginning and ending a group costs, in pages, of which an e4m3 one takes half as long; also
+// what a split costs more.
+inline int group_cost(PageFormat format) { return format == PageFormat::kF8E4M3 ? 6 : 3; }
+
+DF_HOST_DEVICE inline int cost_of(int num_pages, int group_cost) {
+  return num_pages > 0 ? num_pages + group_cost : kEmptyGroupCost;
 }
 
 // Tokens that query `query` of a sequence sees, itself included.
@@ -83,54 +84,64 @@ DF_HOST_DEVICE inline int visible_pages(int kv_len, int num_queries, int num_hea
   return (visible_tokens(kv_len, num_queries, query) + kPageTokens - 1) / kPageTokens;
 }
 
-// Lays groups end to end into parts of at most `payload` (>= kGroupCost + 2) each; a group is cut
-// after an even number of its pages, which is how blocks take them, or (`whole`) not at all. Calls
-// emit(part, group, first_page, end_page); returns the number of parts, max_parts + 1 if more.
+// How groups are laid end to end into parts of at most `payload` (>= group_cost + 2) each; a group
+// is cut after an even number of its pages, which is how blocks take them, or (`whole`) not at all.
+struct Filling {
+  int num_groups;
+  int max_parts;
+  int group_cost;
+  int payload;
+  bool whole;
+};
+
+// Calls emit(part, group, first_page, end_page); returns the number of parts, max_parts + 1 if
+// more are needed.
 template <typename PagesOf, typename Emit>
-DF_HOST_DEVICE inline int fill_parts(int num_groups, int max_parts, int payload, bool whole,
-                                     const PagesOf& pages_of, const Emit& emit) {
-  int part = 0, rest = payload, group = 0, page = 0;
+DF_HOST_DEVICE inline int fill_parts(const Filling& f, const PagesOf& pages_of, const Emit& emit) {
+  int part = 0, rest = f.payload, group = 0, page = 0;
   int left = pages_of(0);
   // Without branches but for emit(): lanes that try several payloads must stay together.
-  for (int step = 0; step < num_groups + max_parts; ++step) {
-    const int next = pages_of(group + 1 < num_groups ? group + 1 : 0);
-    const bool active = group < num_groups && part < max_parts;
-    const int cost = cost_of(left);
+  for (int step = 0; step < f.num_groups + f.max_parts; ++step) {
+    const int next = pages_of(group + 1 < f.num_groups ? group + 1 : 0);
+    const bool active = group < f.num_groups && part < f.max_parts;
+    const int cost = cost_of(left, f.group_cost);
     const bool fits = cost <= rest;
-    const int room = !whole && left > 0 && rest > kGroupCost ? (rest - kGroupCost) & ~1 : 0;
+    const int room = !f.whole && left > 0 && rest > f.group_cost ? (rest - f.group_cost) & ~1 : 0;
     const int taken = fits ? left : room;
     if (active && (fits || taken > 0)) emit(part, group, page, page + taken);
-    rest = fits ? rest - cost : payload;
+    rest = fits ? rest - cost : f.payload;
     page = fits ? 0 : page + taken;
     left = fits ? next : left - taken;
     group += active && fits ? 1 : 0;
     part += active && !fits ? 1 : 0;
   }
-  return group < num_groups ? max_parts + 1 : part + 1;
+  return group < f.num_groups ? f.max_parts + 1 : part + 1;
 }
 
-// The least payload that may do; at most 32 more do in any case.
-DF_HOST_DEVICE inline int least_payload(int64_t total_cost, int num_parts) {
-  const int even = static_cast<int>((total_cost + num_parts - 1) / num_parts);
-  return even > kGroupCost + 2 ? even : kGroupCost + 2;
-}
+// What all groups cost together, and the largest.
+struct Costs {
+  int total = 0;
+  int largest = 0;
+};
 
-// The payload number `trial` of kTrials, of which the last always does. Whole groups: a part that
-// is closed holds more than the payload less the next group, so `largest_cost` above the even share
-// is enough.
+// The payload number `trial` of kTrials to try, of which the last always does. Cut groups: a part
+// leaves less than twice a group's cost and two pages empty. Whole ones: a part that is closed
+// holds more than the payload less the next group, so the largest cost above the even share is
+// enough.
 inline constexpr int kTrials = 32;
-DF_HOST_DEVICE inline int trial_payload(int64_t total_cost, int num_parts, int largest_cost,
+DF_HOST_DEVICE inline int trial_payload(const Costs& costs, int num_parts, int group_cost,
                                         bool whole, int trial) {
-  const int least = least_payload(total_cost, num_parts);
+  const int even = (costs.total + num_parts - 1) / num_parts;
+  const int least = even > group_cost + 2 ? even : group_cost + 2;
   if (!whole) return least + trial;
-  return least + static_cast<int>(int64_t{largest_cost} * trial / (kTrials - 1));
+  return least + static_cast<int>(int64_t{costs.largest} * trial / (kTrials - 1));
 }
 
-// Whether to cut no group, given the least payloads that do with cuts and without: for 2 % of
+// Whether to cut no group, given the least payloads that do with cuts and without: for 5 % of
 // balance it does not pay, as partial results of long groups leave the L2 before they are combined
 // (128 sequences of 128 pages, 4 tiles each: 5 % of the step).
 DF_HOST_DEVICE inline bool stays_whole(int cut_payload, int whole_payload) {
-  return whole_payload - cut_payload <= cut_payload / 50;
+  return whole_payload - cut_payload <= cut_payload / 20;
 }
 
 // Groups that a step can have at most.

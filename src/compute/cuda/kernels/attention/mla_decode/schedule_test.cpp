@@ -5,56 +5,63 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
 namespace deepflight::cuda_mla_decode {
 namespace {
 
-// Parts that a payload needs; checks what is emitted.
-int fill(const std::vector<int>& pages, int max_parts, int payload, bool whole = false) {
-  std::vector<int> cost(max_parts + 1);
+// Parts that are needed; checks what is emitted.
+int fill(const std::vector<int>& pages, const Filling& f) {
+  std::vector<int> cost(f.max_parts + 1);
   int group = 0, page = 0, last_part = 0;
   const auto pages_of = [&](int i) { return pages[i]; };
-  const int used = fill_parts(static_cast<int>(pages.size()), max_parts, payload, whole, pages_of,
-                              [&](int part, int g, int first, int end) {
-                                EXPECT_GE(part, last_part);
-                                EXPECT_LT(part, max_parts);
-                                last_part = part;
-                                EXPECT_EQ(g, group);
-                                EXPECT_EQ(first, page);
-                                cost[part] += cost_of(end - first);
-                                if (end == pages[g]) {
-                                  ++group;
-                                  page = 0;
-                                } else {
-                                  EXPECT_FALSE(whole);
-                                  EXPECT_GT(end, first);
-                                  EXPECT_EQ((end - first) % 2, 0);
-                                  page = end;
-                                }
-                              });
-  for (const int c : cost) EXPECT_LE(c, payload);
-  if (used <= max_parts) {
+  const int used = fill_parts(f, pages_of, [&](int part, int g, int first, int end) {
+    EXPECT_GE(part, last_part);
+    EXPECT_LT(part, f.max_parts);
+    last_part = part;
+    EXPECT_EQ(g, group);
+    EXPECT_EQ(first, page);
+    cost[part] += cost_of(end - first, f.group_cost);
+    if (end == pages[g]) {
+      ++group;
+      page = 0;
+    } else {
+      EXPECT_FALSE(f.whole);
+      EXPECT_GT(end, first);
+      EXPECT_EQ((end - first) % 2, 0);
+      page = end;
+    }
+  });
+  for (const int c : cost) EXPECT_LE(c, f.payload);
+  if (used <= f.max_parts) {
     EXPECT_EQ(group, static_cast<int>(pages.size()));
   }
   return used;
 }
 
-// The least payload that does of those that the kernel tries; the last one always does.
-int tried_payload(const std::vector<int>& pages, int num_parts, bool whole) {
-  int64_t total = 0;
-  for (const int p : pages) total += cost_of(p);
-  const int largest = cost_of(*std::max_element(pages.begin(), pages.end()));
-  const auto payload = [&](int trial) {
-    return trial_payload(total, num_parts, largest, whole, trial);
+// With the least payload that does of those that the kernel tries; the last one always does.
+Filling tried(const std::vector<int>& pages, int max_parts, PageFormat format, bool whole) {
+  Filling f = {static_cast<int>(pages.size()), max_parts, group_cost(format), 0, whole};
+  Costs costs;
+  for (const int p : pages) {
+    const int cost = cost_of(p, f.group_cost);
+    costs.total += cost;
+    costs.largest = std::max(costs.largest, cost);
+  }
+  const auto fits = [&](int trial) {
+    f.payload = trial_payload(costs, max_parts, f.group_cost, whole, trial);
+    return fill(pages, f) <= max_parts;
   };
-  EXPECT_LE(fill(pages, num_parts, payload(kTrials - 1), whole), num_parts);
+  EXPECT_TRUE(fits(kTrials - 1));
   int best = 0;
-  while (fill(pages, num_parts, payload(best), whole) > num_parts) ++best;
+  while (!fits(best)) ++best;
   EXPECT_LT(best, kTrials);
-  return payload(best);
+  return f;
 }
+
+constexpr PageFormat kFormats[] = {PageFormat::kBF16, PageFormat::kF8E4M3};
 
 TEST(MlaDecodeSchedule, Fills) {
   std::mt19937 random(1);
@@ -65,7 +72,9 @@ TEST(MlaDecodeSchedule, Fills) {
     for (int& p : pages) {
       p = random() % 4 == 0 ? static_cast<int>(random() % 3) : static_cast<int>(random() % longest);
     }
-    for (const bool whole : {false, true}) tried_payload(pages, max_parts, whole);
+    for (const PageFormat format : kFormats) {
+      for (const bool whole : {false, true}) tried(pages, max_parts, format, whole);
+    }
   }
 }
 
@@ -75,18 +84,37 @@ TEST(MlaDecodeSchedule, LeavesEqualSequencesWhole) {
     int num_sequences, num_parts, pages;
     bool whole;
   };
-  for (const Step& step :
-       {Step{64, 66, 64, true}, Step{128, 33, 64, true}, Step{128, 33, 128, true},
-        Step{128, 66, 256, true}, Step{100, 66, 64, false}, Step{80, 66, 8, false},
-        Step{16, 66, 64, false}}) {
-    SCOPED_TRACE(::testing::Message() << step.num_sequences << " of " << step.pages);
-    const std::vector<int> pages(step.num_sequences, step.pages);
-    const int cut = tried_payload(pages, step.num_parts, false);
-    const int whole = tried_payload(pages, step.num_parts, true);
-    EXPECT_EQ(stays_whole(cut, whole), step.whole);
-    const int each = (step.num_sequences + step.num_parts - 1) / step.num_parts;
-    EXPECT_GE(whole, each * cost_of(step.pages));
-    EXPECT_EQ(fill(pages, step.num_parts, whole, true), (step.num_sequences + each - 1) / each);
+  for (const PageFormat format : kFormats) {
+    for (const Step& step :
+         {Step{64, 66, 64, true}, Step{128, 33, 64, true}, Step{128, 33, 128, true},
+          Step{128, 66, 256, true}, Step{100, 66, 64, false}, Step{80, 66, 8, false},
+          Step{16, 66, 64, false}}) {
+      SCOPED_TRACE(::testing::Message() << step.num_sequences << " of " << step.pages);
+      const std::vector<int> pages(step.num_sequences, step.pages);
+      const Filling cut = tried(pages, step.num_parts, format, false);
+      const Filling whole = tried(pages, step.num_parts, format, true);
+      EXPECT_EQ(stays_whole(cut.payload, whole.payload), step.whole);
+      const int each = (step.num_sequences + step.num_parts - 1) / step.num_parts;
+      EXPECT_GE(whole.payload, each * cost_of(step.pages, whole.group_cost));
+      EXPECT_EQ(fill(pages, whole), (step.num_sequences + each - 1) / each);
+    }
+  }
+}
+
+// A step takes as long as its longest part: an even share, and at most what two cuts cost.
+TEST(MlaDecodeSchedule, SharesUnequalLengthsEvenly) {
+  for (const PageFormat format : kFormats) {
+    for (const int num_parts : {33, 66, 132}) {
+      std::vector<int> pages;
+      int cost = 0;
+      for (int i = 0; i < 128; ++i) {  // 20 to 32768 tokens
+        const double tokens = 20 * std::pow(32768.0 / 20, i / 127.0);
+        pages.push_back((static_cast<int>(tokens) + kPageTokens - 1) / kPageTokens);
+        cost += cost_of(pages.back(), group_cost(format));
+      }
+      const Filling f = tried(pages, num_parts, format, false);
+      EXPECT_LE(f.payload, cost / num_parts + 2 * f.group_cost + 2) << num_parts;
+    }
   }
 }
 
