@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Decode attention beside FlashMLA's BF16 kernel, on the same cases.
 
-    mla_decode.py cases > cases.txt               lines "batch queries kv_len heads"
+    mla_decode.py cases > cases.txt               lines "batch queries kv_len heads", as the bench takes them
     MLA_CASES=cases.txt gpu_bench --gtest_filter='MlaDecodeBench.*' > ours.txt
     (the peer's program, which is not part of this project) cases.txt > peer.txt
     mla_decode.py table ours.txt peer.txt [--json FILE]
@@ -28,26 +28,19 @@ CASES = [
 ] + [(128, 1, 4096, heads) for heads in (32, 64)] + [
     (batch, queries, -32768, heads) for batch, queries, heads in ((64, 1, 128), (128, 1, 128), (128, 2, 128), (64, 1, 16), (128, 1, 16))
 ]
-LINE = re.compile(r"mla_decode (\w+) batch +(\d+) queries (\d+) kv +(-?\d+) heads +(\d+): +([\d.]+) us")
+LINE = re.compile(r"mla_decode (\w+) batch +(\d+) queries (\d+) kv +(-?\d+) heads +(\d+): +([\d.]+) us.*\((\d+) keys")
 # Bytes of a token; a step also reads its queries and writes its outputs.
 TOKEN_BYTES = {"bf16": 1152, "e4m3": 576, "group": 656}
 
 
-def num_keys(batch, kv_len):
-    """Of all sequences; a negative length stands for lengths from 20 to that many, each by the same factor longer."""
-    if kv_len > 0:
-        return batch * kv_len
-    return sum(int(20 * (-kv_len / 20) ** (s / max(batch - 1, 1))) for s in range(batch))
-
-
 def read_ours(path):
-    """Times by format and case, and the card."""
+    """Times and numbers of keys by format and case, and the card."""
     times, card = {}, "unknown"
     for line in open(path):
         found = LINE.match(line)
         if found:
             case = tuple(map(int, found.groups()[1:5]))
-            times.setdefault(found.group(1), {})[case] = float(found.group(6))
+            times.setdefault(found.group(1), {})[case] = (float(found.group(6)), int(found.group(7)))
         elif " SMs" in line:
             card = line.split(",")[0].strip()
     return times, card
@@ -69,11 +62,10 @@ def geometric_mean(values):
 def table(ours, card, peer, json_path):
     rows = []
     for name, times in ours.items():
-        for case, us in times.items():
+        for case, (us, keys) in times.items():
             if case not in peer:
                 sys.exit(f"mla_decode: the peer's file has no case {case}")
             batch, queries, kv_len, heads = case
-            keys = num_keys(batch, kv_len)
             kv_bytes = keys * TOKEN_BYTES[name]
             flops = 2 * queries * heads * keys * (576 + 512)
             rows.append(dict(format=name, batch=batch, queries=queries, kv=kv_len, heads=heads, us=us,

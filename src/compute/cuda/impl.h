@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compute/cuda/cuda_backend.h"
+#include "compute/cuda/kernels/attention/mla_decode/problem.h"
 #include "compute/cuda/kernels/gemm/cublaslt.h"
 #include "compute/cuda/kernels/gemm/launch.h"
 #include "compute/cuda/kernels/gemm_bf16/launch.h"
@@ -91,6 +92,10 @@ struct CudaBackend::Impl {
   void multiply_swiglu(Lane& lane, std::pair<const char*, const char*> ops, const Rows& x,
                        const cuda::PackedMatrices& matrices, const int32_t* offsets,
                        const TensorView& gate_up, const Rows& activated);
+  // q times W_UK, then the rotated q_pe: BF16 [num_tokens, heads, latent + rope].
+  TensorView absorb_query(const MlaCall& call, const void* w_uk);
+  // The problem's latent outputs, BF16 [num_tokens, heads, latent], in the main lane's scratch.
+  TensorView attend_absorbed(cuda_mla_decode::MlaDecodeProblem problem);
 
   const CudaBackendConfig config;
   Lane main;              // all ops

@@ -81,38 +81,31 @@ Problem attention_problem(const MlaCall& call) {
   return problem;
 }
 
-// [num_tokens, heads, latent + rope]: q times W_UK, and the rotated q_pe.
-struct AbsorbedQuery {
-  uint16_t* data;
-  int64_t head_stride;
-  int64_t token_stride;
-  uint16_t* rope_columns;
+// Room for a step's queries: [num_tokens, heads, latent + rope].
+TensorView absorbed_queries(ScratchArena& arena, int64_t num_tokens, int64_t num_heads,
+                            int64_t token_dim) {
+  return TensorView(arena.get(num_tokens * num_heads * token_dim * 2), DType::kBF16,
+                    {num_tokens, num_heads, token_dim});
+}
 
-  AbsorbedQuery(ScratchArena& arena, int64_t num_tokens, int64_t num_heads, int64_t latent_dim,
-                int64_t rope_dim)
-      : head_stride(latent_dim + rope_dim), token_stride(num_heads * head_stride) {
-    data = static_cast<uint16_t*>(arena.get(num_tokens * token_stride * 2));
-    rope_columns = data + latent_dim;
-  }
-};
-
-// The nope columns of q times W_UK [heads][latent, nope], head by head.
-Bf16GemmProblem absorb_product(const MlaCall& call, const void* w_uk, const AbsorbedQuery& query) {
-  const KvUpWeight& up = call.kv_up;
+// out[t, h] = w[h] x[t, h]. x: [tokens, heads, k], out: [tokens, heads, n], w: [n, k], dense, each
+// head's `w_head_stride` elements behind the one before.
+Bf16GemmProblem product_per_head(const TensorView& x, const void* w, int64_t w_head_stride,
+                                 const TensorView& out) {
   Bf16GemmProblem product;
-  product.x = call.q.raw();
-  product.x_stride = call.q.stride(0);
-  product.x_batch_stride = call.q.stride(1);
-  product.w = w_uk;
-  product.w_stride = up.nope_dim;
-  product.w_batch_stride = up.latent_dim * up.nope_dim;
-  product.out = query.data;
-  product.out_stride = query.token_stride;
-  product.out_batch_stride = query.head_stride;
-  product.m = call.q.dim(0);
-  product.n = up.latent_dim;
-  product.k = up.nope_dim;
-  product.batch = up.num_heads;
+  product.x = x.raw();
+  product.x_stride = x.stride(0);
+  product.x_batch_stride = x.stride(1);
+  product.w = w;
+  product.w_stride = x.dim(2);
+  product.w_batch_stride = w_head_stride;
+  product.out = out.raw();
+  product.out_stride = out.stride(0);
+  product.out_batch_stride = out.stride(1);
+  product.m = x.dim(0);
+  product.n = out.dim(2);
+  product.k = x.dim(2);
+  product.batch = x.dim(1);
   return product;
 }
 
@@ -199,89 +192,89 @@ void CudaBackend::rope_write_kv(const TensorView& q_pe, const TensorView& latent
   set_pool(latent, state, inputs, pool, layer, &problem);
   // Of an e4m3 pool the absorbing kernel takes q_pe too.
   if (inputs.num_absorbed_tokens > 0 && pool.format != KvFormat::kF8E4M3) {
-    const AbsorbedQuery query(impl_->absorbed_query, inputs.num_absorbed_tokens, q_pe.dim(1),
-                              pool.token_dim - q_pe.dim(2), q_pe.dim(2));
+    const TensorView queries = absorbed_queries(impl_->absorbed_query, inputs.num_absorbed_tokens,
+                                                q_pe.dim(1), pool.token_dim);
     problem.num_copied = inputs.num_absorbed_tokens;
-    problem.q_copy = query.rope_columns;
-    problem.copy_token_stride = query.token_stride;
-    problem.copy_head_stride = query.head_stride;
+    problem.q_copy = bf16(queries) + pool.token_dim - q_pe.dim(2);
+    problem.copy_token_stride = queries.stride(0);
+    problem.copy_head_stride = queries.stride(1);
     impl_->rope_copy_of = q_pe.raw();
   }
   cuda_norm_rope::rope_write_kv(problem, impl_->main.stream.get());
 }
 
-void CudaBackend::mla_absorbed(const MlaCall& call) {
+TensorView CudaBackend::Impl::absorb_query(const MlaCall& call, const void* w_uk) {
   const KvUpWeight& up = call.kv_up;
-  const int64_t num_tokens = call.q.dim(0);
   const int64_t rope_dim = call.pool.token_dim - up.latent_dim;
-  CHECK(call.q.dim(1) == up.num_heads && call.q.dim(2) == up.nope_dim + rope_dim &&
-            call.out.dim(1) == up.num_heads * up.v_dim,
-        call.q.to_string(), call.out.to_string(), up.num_heads, up.nope_dim, rope_dim);
-  if (num_tokens == 0) return;
-  const auto& weights = cuda::packed_kv_up(up);
-  const cudaStream_t stream = impl_->main.stream.get();
-  auto problem = decode_problem(call);
-  {
-    const TimelineRange range("absorb_q");
-    if (!absorb_fp8(call, weights.absorb_k.data(), impl_->absorbed_query, stream, &problem)) {
-      const AbsorbedQuery query(impl_->absorbed_query, num_tokens, up.num_heads, up.latent_dim,
-                                rope_dim);
-      const uint16_t* q_pe = bf16(call.q) + up.nope_dim;
-      if (std::exchange(impl_->rope_copy_of, nullptr) != q_pe) {
-        // rope_write_kv has not been here. A token's heads are dense, so rows are (token, head).
-        CHECK(call.q.stride(0) == up.num_heads * call.q.stride(1), call.q.to_string());
-        CUDA_CHECK(cudaMemcpy2DAsync(query.rope_columns, query.head_stride * 2, q_pe,
-                                     call.q.stride(1) * 2, rope_dim * 2, num_tokens * up.num_heads,
-                                     cudaMemcpyDeviceToDevice, stream));
-      }
-      impl_->launch(impl_->main, absorb_product(call, weights.absorb_k.data(), query));
-      problem.q = query.data;
-      problem.q_stride = query.token_stride;
-      problem.q_head_stride = query.head_stride;
-    }
+  const TensorView queries =
+      absorbed_queries(absorbed_query, call.q.dim(0), up.num_heads, call.pool.token_dim);
+  const TensorView q_pe = call.q.slice(2, up.nope_dim, rope_dim);
+  if (std::exchange(rope_copy_of, nullptr) != q_pe.raw()) {
+    // rope_write_kv has not been here. A token's heads are dense, so rows are (token, head).
+    CHECK(q_pe.stride(0) == up.num_heads * q_pe.stride(1), q_pe.to_string());
+    CUDA_CHECK(cudaMemcpy2DAsync(bf16(queries) + up.latent_dim, queries.stride(1) * 2, bf16(q_pe),
+                                 q_pe.stride(1) * 2, rope_dim * 2, q_pe.dim(0) * up.num_heads,
+                                 cudaMemcpyDeviceToDevice, main.stream.get()));
   }
-  problem.batch_invariant = impl_->config.batch_invariant;
-  TensorView latent_out;
+  launch(main, product_per_head(call.q.slice(2, 0, up.nope_dim), w_uk, up.latent_dim * up.nope_dim,
+                                queries.slice(2, 0, up.latent_dim)));
+  return queries;
+}
+
+TensorView CudaBackend::Impl::attend_absorbed(cuda_mla_decode::MlaDecodeProblem problem) {
+  TensorView out;
   const auto carve = [&](Carver& carver) {
-    latent_out = carver.take(DType::kBF16, {num_tokens, up.num_heads, up.latent_dim});
+    out = carver.take(DType::kBF16, {problem.num_tokens, problem.num_heads, problem.latent_dim});
     problem.scratch = carver.take_bytes(cuda_mla_decode::mla_decode_scratch_bytes());
   };
   Carver measure(nullptr);
   carve(measure);
-  Carver carver(impl_->main.op.get(measure.used_bytes()));
+  Carver carver(main.op.get(measure.used_bytes()));
   carve(carver);
-  problem.out = latent_out.raw();
-  problem.out_stride = latent_out.stride(0);
-  problem.out_head_stride = latent_out.stride(1);
+  problem.out = out.raw();
+  problem.out_stride = out.stride(0);
+  problem.out_head_stride = out.stride(1);
+  problem.batch_invariant = config.batch_invariant;
   if (cuda_mla_decode::mla_decode_is_fast(problem)) {
-    void* metadata = impl_->mla_metadata.get(cuda_mla_decode::mla_decode_metadata_bytes(
-        problem.num_sequences, num_tokens, up.num_heads));
-    if (!std::exchange(impl_->mla_metadata_ready, true)) {
+    void* metadata = mla_metadata.get(cuda_mla_decode::mla_decode_metadata_bytes(
+        problem.num_sequences, problem.num_tokens, problem.num_heads));
+    if (!std::exchange(mla_metadata_ready, true)) {
       const TimelineRange range("mla_schedule");
-      cuda_mla_decode::prepare_mla_decode(problem, metadata, stream);
+      cuda_mla_decode::prepare_mla_decode(problem, metadata, main.stream.get());
     }
     problem.metadata = metadata;
   }
+  const TimelineRange range("mla_decode");
+  cuda_mla_decode::launch_mla_decode(problem, main.stream.get());
+  return out;
+}
+
+void CudaBackend::mla_absorbed(const MlaCall& call) {
+  const KvUpWeight& up = call.kv_up;
+  CHECK(call.q.dim(1) == up.num_heads &&
+            call.q.dim(2) == up.nope_dim + call.pool.token_dim - up.latent_dim &&
+            call.out.dim(1) == up.num_heads * up.v_dim,
+        call.q.to_string(), call.out.to_string(), up.num_heads, up.nope_dim, call.pool.token_dim);
+  if (call.q.dim(0) == 0) return;
+  const auto& weights = cuda::packed_kv_up(up);
+  const void* w_uk = weights.absorb_k.data();
+  auto problem = decode_problem(call);
   {
-    const TimelineRange range("mla_decode");
-    cuda_mla_decode::launch_mla_decode(problem, stream);
+    const TimelineRange range("absorb_q");
+    if (!absorb_fp8(call, w_uk, impl_->absorbed_query, impl_->main.stream.get(), &problem)) {
+      const TensorView queries = impl_->absorb_query(call, w_uk);
+      problem.q = queries.raw();
+      problem.q_stride = queries.stride(0);
+      problem.q_head_stride = queries.stride(1);
+    }
   }
+  const TensorView latent_out = impl_->attend_absorbed(problem);
   const TimelineRange range("absorb_v");
-  Bf16GemmProblem product;
-  product.x = latent_out.raw();
-  product.x_stride = latent_out.stride(0);
-  product.x_batch_stride = latent_out.stride(1);
-  product.w = static_cast<const uint16_t*>(weights.expand.data()) + up.nope_dim * up.latent_dim;
-  product.w_stride = up.latent_dim;
-  product.w_batch_stride = (up.nope_dim + up.v_dim) * up.latent_dim;
-  product.out = call.out.raw();
-  product.out_stride = call.out.stride(0);
-  product.out_batch_stride = up.v_dim;
-  product.m = num_tokens;
-  product.n = up.v_dim;
-  product.k = up.latent_dim;
-  product.batch = up.num_heads;
-  impl_->launch(impl_->main, product);
+  const auto* w_uv =
+      static_cast<const uint16_t*>(weights.expand.data()) + up.nope_dim * up.latent_dim;
+  impl_->launch(impl_->main,
+                product_per_head(latent_out, w_uv, (up.nope_dim + up.v_dim) * up.latent_dim,
+                                 call.out.split_last(up.num_heads, up.v_dim)));
 }
 
 void CudaBackend::mla_expanded(const MlaCall& call) {

@@ -153,11 +153,11 @@ void bench(const Shape& shape, PageFormat format) {
   const double floor_us = std::max(flops / kTflops, bytes / copy_tbs()) * 1e-6;
   fmt::print(
       "mla_decode {} batch {:3} queries {} kv {:5} heads {:3}: {:7.1f} us {:4.0f} TFLOPS "
-      "{:4.0f} GB/s, {:3.0f}% of floor, {} (prepare {:.1f} us)\n",
+      "{:4.0f} GB/s, {:3.0f}% of floor, {} ({} keys, prepare {:.1f} us)\n",
       kNames[static_cast<int>(format)], shape.batch, shape.queries, shape.kv_len, shape.heads, us,
       flops / us * 1e-6, bytes / us * 1e-3, 100 * floor_us / us,
       shape.peer_us > 0 ? fmt::format("{:.2f} of FlashMLA's time", us / shape.peer_us) : "no peer",
-      prepare_us);
+      num_keys, prepare_us);
 }
 
 const std::vector<Shape> kShapes = {
