@@ -38,9 +38,9 @@ struct Shape {
 constexpr int64_t kDim = 576;
 constexpr const char* kNames[] = {"bf16", "e4m3", "group"};  // of PageFormat
 
-// Bandwidth and BF16 rate that this card reaches: H200 by measurement, else the H100's.
+// Bandwidth and rates of products that this card reaches: H200 by measurement, else the H100's.
 double copy_tbs() { return DeviceInfo::current().memory_bytes > int64_t{100} << 30 ? 4.3 : 3.0; }
-constexpr double kTflops = 790;
+double product_tflops(PageFormat format) { return format == PageFormat::kF8E4M3 ? 1495 : 790; }
 
 // Of a pool: as many as pass the L2, one if a layer does, or MLA_LAYERS. Layers lie page by page.
 int64_t num_layers_of(int64_t layer_bytes) {
@@ -150,7 +150,7 @@ void bench(const Shape& shape, PageFormat format) {
       static_cast<double>(shape.queries * shape.heads * num_keys) * 2 * (576 + 512);
   const double bytes =
       static_cast<double>(num_pages * layer_bytes) + rows * (kDim * (is_fp8 ? 1 : 2) + 512 * 2);
-  const double floor_us = std::max(flops / kTflops, bytes / copy_tbs()) * 1e-6;
+  const double floor_us = std::max(flops / product_tflops(format), bytes / copy_tbs()) * 1e-6;
   fmt::print(
       "mla_decode {} batch {:3} queries {} kv {:5} heads {:3}: {:7.1f} us {:4.0f} TFLOPS "
       "{:4.0f} GB/s, {:3.0f}% of floor, {} ({} keys, prepare {:.1f} us)\n",
