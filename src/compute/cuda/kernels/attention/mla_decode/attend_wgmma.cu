@@ -2,13 +2,12 @@
 // rows and walks its pages in pairs, one warpgroup to a page: warpgroup 0 scores the even page and
 // sums into the left half of the outputs, warpgroup 1 the odd page and the right half; each hands
 // its weights to the other through shared memory, in the box of its page that only scores need. So
-// the softmax of one runs under the products of the other. A third warpgroup copies; of a pool of
-// e4m3 groups (kHalf) it also makes FP16 of each box where it lies, exactly, since a scale is a
-// power of two, and of the queries, kept finite. Pools of e4m3 alone: attend_fp8.cu.
+// the softmax of one runs under the products of the other. A third warpgroup brings pages and
+// queries, of a pool of e4m3 groups (kHalf) as FP16. Pools of e4m3 alone: attend_fp8.cu.
 #include <cuda_bf16.h>
 
 #include "compute/cuda/kernels/attention/mla_decode/kernels.h"
-#include "compute/cuda/kernels/attention/mla_decode/load.cuh"
+#include "compute/cuda/kernels/attention/mla_decode/load_group.cuh"
 #include "compute/cuda/kernels/attention/mla_decode/tensor_map.h"
 
 namespace deepflight::cuda_mla_decode {
@@ -30,15 +29,20 @@ __device__ inline void issue_scores(float (&s)[32], const Shared& shared, const 
 #pragma unroll
   for (int i = 0; i < kBoxes; ++i) {
     const int box = box_in_order(odd, i);
-    if (i == 0 || part_of<kHalf>(i) != part_of<kHalf>(i - 1)) {
-      barrier_wait(shared.full(odd, part_of<kHalf>(i)), parity);
+    if (i == 0 || part_of(i) != part_of(i - 1)) {
+      barrier_wait(shared.full(odd, part_of(i)), parity);
       wgmma_fence();  // of each stretch of code that a wait begins
     }
     const int at = box * kBoxBytes;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      wgmma_n64<kHalf>(s, operands.rows.at(at + k * 32),
-                       operands.rows.at(Operands::page(odd) + at + k * 32), i > 0 || k > 0);
+      const uint64_t a = operands.rows.at(at + k * 32);
+      const uint64_t b = operands.rows.at(Operands::page(odd) + at + k * 32);
+      if (kHalf && box != kRopeBox) {
+        wgmma_n64<true>(s, a, b, i > 0 || k > 0);
+      } else {
+        wgmma_n64<false>(s, a, b, i > 0 || k > 0);
+      }
     }
   }
 }
@@ -213,7 +217,7 @@ __device__ void attend_odd(const Params& p, const Shared& shared) {
         if (i + 3 >= num_pages) warp_arrive(shared.query_empty());
       }
       named_sync<2 * kWarpgroup>(kEvenWeights);
-      for (int part = part_of<kHalf>(kHalfBoxes); part < kParts<kHalf>; ++part) {
+      for (int part = part_of(kHalfBoxes); part < kParts; ++part) {
         barrier_wait(shared.full(0, part), even_parity);
       }
       even_parity ^= 1;
@@ -252,12 +256,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     prefetch_map(&p.pool);
     prefetch_map(&p.queries);
     for (int odd = 0; odd < 2; ++odd) {
-      for (int part = 0; part < kParts<kHalf>; ++part) barrier_init(shared.full(odd, part), 1);
-      for (int box = 0; box < kBoxes; ++box) barrier_init(shared.raw(odd, box), 1);
+      barrier_init(shared.full(odd, 0), kHalf ? kConverters : 1);
+      barrier_init(shared.full(odd, 1), kHalf ? kConverters + 1 : 1);
       for (int half = 0; half < 2; ++half) barrier_init(shared.empty(odd, half), 4);
-      barrier_init(shared.scales_full(odd), 1);
     }
-    barrier_init(shared.query_full(), kHalf ? kBoxes : 1);
+    barrier_init(shared.query_full(), kHalf ? kConverters + 1 : 1);
     barrier_init(shared.query_raw(), 1);
     barrier_init(shared.query_empty(), 8);
     barrier_init_fence();
@@ -266,19 +269,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   allow_next_kernel();  // the combination's blocks come as these leave
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp < 8) {
-    raise_registers<kHalf ? 224 : 232>();
+    raise_registers<kHalf ? 216 : 232>();
     if (warp < 4) {
       attend_even<kHalf>(p, shared);
     } else {
       attend_odd<kHalf>(p, shared);
     }
-  } else {
-    lower_registers<kHalf ? 56 : 40>();
-    if (warp == 8) {
-      load_pages<kHalf>(p, shared);
-    } else {
-      load_and_convert<kHalf>(p, shared);
-    }
+    return;
+  }
+  lower_registers<kHalf ? 72 : 40>();
+  if constexpr (kHalf) {
+    load_and_convert(p, shared);
+  } else if (warp == 8) {
+    load_pages(p, shared);
+  } else if (warp == 9) {
+    load_queries(p, shared);
   }
 }
 
@@ -292,9 +297,9 @@ cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, __
     return cudaErrorInvalidValue;
   }
   if (problem.format == PageFormat::kF8Group) {
-    if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_NONE) ||
-        !encode_pool_map(p.scales, problem, kScaleBytes, CU_TENSOR_MAP_SWIZZLE_NONE) ||
-        !encode_pool_map(p.rope, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B)) {
+    p.pages = static_cast<const uint8_t*>(problem.pool) + problem.layer_offset_bytes;
+    p.page_stride_bytes = problem.page_stride_bytes;
+    if (!encode_pool_map(p.pool, problem, 128, CU_TENSOR_MAP_SWIZZLE_128B)) {
       return cudaErrorInvalidValue;
     }
     return launch_tiles<attend_wgmma_kernel<true>, kThreads>(p, kSharedBytes, num_sms, stream);
@@ -302,7 +307,6 @@ cudaError_t launch_attend_wgmma(const MlaDecodeProblem& problem, int num_sms, __
   if (!encode_pool_map(p.pool, problem, 64, CU_TENSOR_MAP_SWIZZLE_128B)) {
     return cudaErrorInvalidValue;
   }
-  p.scales = p.rope = p.pool;  // not used
   return launch_tiles<attend_wgmma_kernel<false>, kThreads>(p, kSharedBytes, num_sms, stream);
 }
 
