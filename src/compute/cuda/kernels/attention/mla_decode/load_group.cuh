@@ -163,10 +163,14 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
       return first + lane < num_pages ? table[first + lane] : 0;
     };
     int page = table[0], ids = ids_from(1);
-    if (segment.settled_pages() <= 0) wait_for_previous_kernel();
-    piece.read(address_of(page), 0);
-    convert_queries(p, shared, segment, warp, parities >> 2);  // waits for that kernel too
+    // Also where the kernel before writes them yet; they are read once it has ended.
+    if (warp == 1 && lane < min(kPagesAhead, num_pages)) {
+      prefetch_to_l2(address_of(table[lane]), kPageTokens * kGroupTokenBytes);
+    }
+    __syncwarp();
+    convert_queries(p, shared, segment, warp, parities >> 2);  // the kernel before has ended
     parities ^= 4;
+    piece.read(address_of(page), 0);
 #pragma unroll 1
     for (int base = 0; base < num_pages; base += 32) {
       const int next_ids = ids_from(base + 33);
@@ -190,11 +194,12 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
         publish(shared.full(odd, part));
         piece.read(address_of(next), part == 0 ? 1 - half : half);
         page = next;
-        if (warp == 1 && part == 0 && i + kPagesAhead <= 32) {
-          const int far = __shfl_sync(0xffffffffu, ids, i + kPagesAhead - 1);
-          if (base + i + kPagesAhead < num_pages && elect_lane()) {
-            prefetch_to_l2(address_of(far), kPageTokens * kGroupTokenBytes);
-          }
+        if (warp == 1 && part == 0 && base + i + kPagesAhead < num_pages) {
+          const int ahead = i + kPagesAhead - 1;
+          const int far = ahead < 32 ? __shfl_sync(0xffffffffu, ids, ahead)
+                                     : __shfl_sync(0xffffffffu, next_ids, ahead - 32);
+          if (elect_lane()) prefetch_to_l2(address_of(far), kPageTokens * kGroupTokenBytes);
+          __syncwarp();
         }
       }
       ids = next_ids;
