@@ -71,9 +71,7 @@ __device__ void load_pages(const Params& p, const Shared& shared) {
     }
   };
   while (segments.next(segment)) {
-    const int32_t* table = p.in.page_table +
-                           int64_t{max(segment.slot_id, 0)} * p.in.page_table_stride +
-                           segment.first_page;
+    const int32_t* table = segment.page_ids(p.in);
     int ids = lane < segment.num_pages ? table[lane] : 0, next_ids = 0;
 #pragma unroll 1
     for (int i = 0; i < segment.num_pages; ++i) {

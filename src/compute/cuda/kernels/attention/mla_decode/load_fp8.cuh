@@ -185,9 +185,7 @@ __device__ inline void load_ring(const Fp8Params& p, const Fp8Shared& shared,
   Segments segments(p.in);
   Segment segment;
   while (segments.next(segment)) {
-    const int32_t* table = p.in.page_table +
-                           int64_t{max(segment.slot_id, 0)} * p.in.page_table_stride +
-                           segment.first_page;
+    const int32_t* table = segment.page_ids(p.in);
     int ids = lane < segment.num_pages ? table[lane] : 0, next_ids = 0;
     if (segment.num_pages == 0) continue;
     // No block of another tile, or pair, wants the pages: L2 need not keep them (else 2 to 5 %

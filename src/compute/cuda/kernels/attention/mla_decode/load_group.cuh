@@ -154,9 +154,7 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
   while (segments.next(segment)) {
     const int num_pages = segment.num_pages;
     if (num_pages == 0) continue;
-    const int32_t* table = p.in.page_table +
-                           int64_t{max(segment.slot_id, 0)} * p.in.page_table_stride +
-                           segment.first_page;
+    const int32_t* table = segment.page_ids(p.in);
     const auto address_of = [&](int page) { return p.pages + page * p.page_stride_bytes; };
     // Of 32 pages, a lane each. Past the end page 0, which is read for nothing.
     const auto ids_from = [&](int first) {

@@ -68,6 +68,10 @@ struct Segment {
   int partial;  // the same; < 0: the tile is not split
 
   __device__ int first_row() const { return tile * kTileRows; }
+  // Of its pages, in the page table.
+  __device__ const int32_t* page_ids(const Inputs& in) const {
+    return in.page_table + int64_t{max(slot_id, 0)} * in.page_table_stride + first_page;
+  }
   // Of its pages, those that no kernel writes any more: what prepare_mla_decode() follows has
   // written all tokens but the step's own.
   __device__ int settled_pages() const {
