@@ -156,15 +156,16 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
     if (num_pages == 0) continue;
     const int32_t* table = segment.page_ids(p.in);
     const auto address_of = [&](int page) { return p.pages + page * p.page_stride_bytes; };
+    const auto fetch_to_l2 = [&](int page) {
+      prefetch_to_l2(address_of(page), kPageTokens * kGroupTokenBytes);
+    };
     // Of 32 pages, a lane each. Past the end page 0, which is read for nothing.
     const auto ids_from = [&](int first) {
       return first + lane < num_pages ? table[first + lane] : 0;
     };
     int page = table[0], ids = ids_from(1);
     // Also where the kernel before writes them yet; they are read once it has ended.
-    if (warp == 1 && lane < min(kPagesAhead, num_pages)) {
-      prefetch_to_l2(address_of(table[lane]), kPageTokens * kGroupTokenBytes);
-    }
+    if (warp == 1 && lane < min(kPagesAhead, num_pages)) fetch_to_l2(table[lane]);
     __syncwarp();
     convert_queries(p, shared, segment, warp, parities >> 2);  // the kernel before has ended
     parities ^= 4;
@@ -196,7 +197,7 @@ __device__ void load_and_convert(const Params& p, const Shared& shared) {
           const int ahead = i + kPagesAhead - 1;
           const int far = ahead < 32 ? __shfl_sync(0xffffffffu, ids, ahead)
                                      : __shfl_sync(0xffffffffu, next_ids, ahead - 32);
-          if (elect_lane()) prefetch_to_l2(address_of(far), kPageTokens * kGroupTokenBytes);
+          if (elect_lane()) fetch_to_l2(far);
           __syncwarp();
         }
       }

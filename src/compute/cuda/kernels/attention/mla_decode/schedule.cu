@@ -67,9 +67,7 @@ __device__ void write_groups(const Inputs& in, int sequence, int num_tiles, int 
                                     group.first_tile + group.num_tiles - 1);
     groups[first + i] = group;
     if (first + i < kSharedGroups) pages[first + i] = group.num_pages;
-    const int cost = cost_of(group.num_pages, in.group_cost);
-    costs.total += cost;
-    costs.largest = max(costs.largest, cost);
+    costs.add(cost_of(group.num_pages, in.group_cost));
   }
 }
 
@@ -136,9 +134,7 @@ __global__ void __launch_bounds__(kThreads)
     num_groups += added;
   }
   costs.largest = block_max(costs.largest, scratch);
-  int total;
-  block_prefix(costs.total, scratch, total);  // and orders the pages before their use
-  costs.total = total;
+  block_prefix(costs.total, scratch, costs.total);  // and orders the pages before their use
 
   // Two warps: the least payload of whole groups, and of groups that may be cut.
   static_assert(kTrials == device::kWarpSize);

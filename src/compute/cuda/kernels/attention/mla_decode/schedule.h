@@ -122,6 +122,10 @@ DF_HOST_DEVICE inline int fill_parts(const Filling& f, const PagesOf& pages_of, 
 struct Costs {
   int total = 0;
   int largest = 0;
+  DF_HOST_DEVICE void add(int cost) {
+    total += cost;
+    largest = cost > largest ? cost : largest;
+  }
 };
 
 // The payload number `trial` of kTrials to try, of which the last always does. Cut groups: a part

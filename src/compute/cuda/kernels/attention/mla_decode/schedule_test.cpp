@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -45,11 +44,7 @@ int fill(const std::vector<int>& pages, const Filling& f) {
 Filling tried(const std::vector<int>& pages, int max_parts, PageFormat format, bool whole) {
   Filling f = {static_cast<int>(pages.size()), max_parts, group_cost(format), 0, whole};
   Costs costs;
-  for (const int p : pages) {
-    const int cost = cost_of(p, f.group_cost);
-    costs.total += cost;
-    costs.largest = std::max(costs.largest, cost);
-  }
+  for (const int p : pages) costs.add(cost_of(p, f.group_cost));
   const auto fits = [&](int trial) {
     f.payload = trial_payload(costs, max_parts, f.group_cost, whole, trial);
     return fill(pages, f) <= max_parts;
